@@ -1,0 +1,97 @@
+"""GPT-2 text generation without PyTorch, on ONNX Runtime and NumPy.
+
+import ortgpt
+
+with ortgpt.load("models/storyteller-fp32") as model:
+    print(model.generate("Once upon a time", ortgpt.Sampling(temperature=0.8, top_p=0.95)).text)
+
+Importing does no work: names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ortgpt.errors import (
+        BundleError,
+        BundleIntegrityError,
+        CheckpointError,
+        ConstraintError,
+        ContextLengthError,
+        MissingExtraError,
+        NonFiniteLogitsError,
+        OptionError,
+        OrtgptError,
+        ProviderError,
+    )
+    from ortgpt.generator import Model, load
+    from ortgpt.options import Options
+    from ortgpt.results import Choice, Event, Result, Score, Timings, TokenLogprob
+    from ortgpt.strategies import Greedy, Sampling
+    from ortgpt.streams import Stream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ortgpt.errors": (
+        "BundleError",
+        "BundleIntegrityError",
+        "CheckpointError",
+        "ConstraintError",
+        "ContextLengthError",
+        "MissingExtraError",
+        "NonFiniteLogitsError",
+        "OptionError",
+        "OrtgptError",
+        "ProviderError",
+    ),
+    "ortgpt.generator": ("Model", "load"),
+    "ortgpt.options": ("Options",),
+    "ortgpt.results": ("Choice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
+    "ortgpt.strategies": ("Greedy", "Sampling"),
+    "ortgpt.streams": ("Stream",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BundleError",
+    "BundleIntegrityError",
+    "CheckpointError",
+    "Choice",
+    "ConstraintError",
+    "ContextLengthError",
+    "Event",
+    "Greedy",
+    "MissingExtraError",
+    "Model",
+    "NonFiniteLogitsError",
+    "OptionError",
+    "Options",
+    "OrtgptError",
+    "ProviderError",
+    "Result",
+    "Sampling",
+    "Score",
+    "Stream",
+    "Timings",
+    "TokenLogprob",
+    "__version__",
+    "load",
+]
+
+logging.getLogger("ortgpt").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ortgpt' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

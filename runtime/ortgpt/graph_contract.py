@@ -1,0 +1,70 @@
+"""The fused graph's inputs and outputs: what export authors and what the runtime demands.
+
+Axis names stand for free dimensions; numbers are fixed. docs/architecture.md explains each input.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ortgpt.manifest import Architecture
+
+FLOAT, INT32, INT64 = "float32", "int32", "int64"
+
+# Operators that a fused graph may hold, by domain; the runtime refuses any other before
+# onnxruntime sees the file.
+FUSED_OPERATORS: dict[str, frozenset[str]] = {
+    "": frozenset(
+        {"Add", "Gather", "GatherND", "Gelu", "MatMul", "Mul", "Relu", "Sigmoid", "Tanh", "Unsqueeze"}
+    ),
+    "com.microsoft": frozenset(
+        {"BiasGelu", "FastGelu", "FusedMatMul", "GroupQueryAttention", "QuickGelu", "SkipLayerNormalization"}
+    ),
+}
+
+
+class Port(NamedTuple):
+    """A graph input or output: element type and axes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+def cache_names(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    """((past key, present key), (past value, present value)) of a layer."""
+    key, value = ((f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}") for kind in ("key", "value"))
+    return key, value
+
+
+def fused_inputs(architecture: Architecture, *, ragged_widths: bool) -> list[Port]:
+    """The inputs of a fused graph, in order. ragged_widths adds query_seqlens."""
+    ports = [
+        Port("input_ids", INT64, ("rows", "width")),
+        Port("position_ids", INT64, ("rows", "width")),
+        Port("seqlens_k", INT32, ("rows",)),
+        Port("total_sequence_length", INT32, ()),
+        Port("output_positions", INT64, ("rows", "outputs")),
+        Port("attention_bias", FLOAT, ("bias_rows", 1, "width", "total")),
+    ]
+    if ragged_widths:
+        ports.append(Port("query_seqlens", INT32, ("rows",)))
+    return ports + _cache_ports(architecture, side=0)
+
+
+def fused_outputs(architecture: Architecture) -> list[Port]:
+    """The outputs of a fused graph, in order."""
+    return [
+        Port("logits", FLOAT, ("rows", "outputs", architecture.vocab_size)),
+        Port("hidden_states", FLOAT, ("rows", "width", architecture.width)),
+        *_cache_ports(architecture, side=1),
+    ]
+
+
+def _cache_ports(architecture: Architecture, side: int) -> list[Port]:
+    shape = ("rows", architecture.heads, "capacity", architecture.cache_head_size)
+    return [
+        Port(names[side], FLOAT, shape)
+        for layer in range(architecture.layers)
+        for names in cache_names(layer)
+    ]

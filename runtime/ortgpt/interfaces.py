@@ -1,0 +1,150 @@
+"""Protocols between the floors: what a part must offer, so that no part needs to know another."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.errors import OrtgptError
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Processor(Protocol):
+    """Changes the scores of one row. Pure: never writes into its input, keeps no state between calls.
+
+    token_ids  int64 (length,): prompt and output so far
+    logits     float32 (vocab,): the row's scores
+    returns    float32 (vocab,): new scores; -inf excludes a token
+    """
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats: ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and ids to bytes."""
+
+    size: int  # ids 0 .. size - 1 are known
+    special_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens, which text never shows."""
+        ...
+
+    def token_text(self, token_id: int) -> str:
+        """One token for showing, special tokens by name, incomplete characters as U+FFFD."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a decoder can do beyond the verbs; asked for, never guessed from its type."""
+
+    hidden_states: bool
+    shared_rows: bool  # several candidates in one row, through attention_bias
+    ragged_widths: bool  # several rows with several new tokens on a past, in one call
+    row_invariant: bool  # a row's logits do not depend on the other rows
+
+
+class Outputs(NamedTuple):
+    """What a forward pass returns. Buffers are reused: valid until the decoder's next verb.
+
+    logits  float32 (rows, outputs, vocab), raw
+    hidden  float32 (rows, width, n_embd) after the last layer norm, or None when not asked for
+    """
+
+    logits: Floats
+    hidden: Floats | None
+
+
+class Decoder(Protocol):
+    """Rows of tokens with their cache. The verbs are a closed list.
+
+    A decoder belongs to one generation; many decoders may share one session.
+    """
+
+    capabilities: Capabilities
+    context: int
+    vocab_size: int
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def lengths(self) -> Ids: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+    def extend(
+        self,
+        token_ids: Sequence[Sequence[int] | Ids] | Ids,
+        *,
+        outputs: Literal["last", "all"] = "last",
+        hidden: bool = False,
+        siblings: bool = False,
+    ) -> Outputs:
+        """Append new tokens to every row (prefill, decode, drafts) and run the model on them.
+
+        token_ids  one sequence of ids per row; widths may differ, none may be empty
+        outputs    logits of each row's last new token, or of all (padded to the widest row)
+        hidden     also return the hidden states of all new tokens
+        siblings   the new tokens are alternatives to each other: each sees the row's past and
+                   itself only, all at the same position; `keep` then chooses among them
+        """
+        ...
+
+    def reorder(self, source_rows: Sequence[int] | Ids) -> None:
+        """Row i continues from row source_rows[i]; the number of rows may change."""
+        ...
+
+    def repeat(self, times: int) -> None:
+        """Every row becomes `times` adjacent rows."""
+        ...
+
+    def fork(self) -> Decoder:
+        """An independent copy: same rows, own cache."""
+        ...
+
+    def keep(self, chosen: Sequence[Sequence[int]]) -> None:
+        """Of the tokens that the last `extend` appended to row i keep chosen[i], in that order."""
+        ...
+
+    def trim(self, lengths: Sequence[int] | Ids) -> None:
+        """Shorten row i to lengths[i] tokens."""
+        ...
+
+    def release(self) -> None:
+        """Free the cache; the decoder can't be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for every running row, as every strategy yields it.
+
+    token_ids    int64 (rows,); -1 in a row that failed
+    source_rows  int64 (rows,): which of the previous rows each row continues
+    logprobs     float64 (rows,): the tokens' raw log-probabilities
+    logits       float32 (rows, vocab), raw; valid until the generator is resumed
+    errors       what went wrong, by row
+    """
+
+    token_ids: Ids
+    source_rows: Ids
+    logprobs: NDArray[np.float64]
+    logits: Floats
+    errors: dict[int, OrtgptError] = field(default_factory=dict)
+
+
+Steps = Generator[Step, Ids, None]
+"""Yields a Step, is sent the indices of the rows that go on, ends when none do."""

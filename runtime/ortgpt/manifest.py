@@ -1,0 +1,144 @@
+"""The manifest: the contract between export and runtime, as plain data.
+
+Export writes it with `Manifest.to_json`, the runtime reads and checks it with
+`ortgpt.manifest_reader.read_manifest`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+MANIFEST_NAME = "manifest.json"
+GRAPH_NAME = "decoder.onnx"
+WEIGHTS_NAME = "decoder.onnx.data"
+TOKENIZER_NAME = "tokenizer.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
+
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+MAX_MANIFEST_BYTES = 1 << 20
+
+Dialect = Literal["fused"]
+Precision = Literal["fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The model's shape.
+
+    width            size of the hidden states (n_embd)
+    head_size        the model's own; cache_head_size is what the graph's cache holds, zero-padded
+                     to a multiple of 8
+    vocab_size       rows of the embedding table, columns of the logits
+    tokenizer_size   ids that the tokenizer knows; ids from here to vocab_size are never generated
+    bos_token_id     begins an empty prompt; None: the first eos id does
+    eos_token_ids    end a text
+    """
+
+    model_type: str
+    layers: int
+    heads: int
+    head_size: int
+    cache_head_size: int
+    width: int
+    context: int
+    vocab_size: int
+    tokenizer_size: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+    def cache_bytes_per_token(self, itemsize: int = 4) -> int:
+        """Bytes that one token of one row takes in the cache: keys and values of every layer."""
+        return 2 * self.layers * self.heads * self.cache_head_size * itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of the bundle: bytes and lowercase hex digest."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the bundle comes from, and the oldest onnxruntime that can run it ("1.32")."""
+
+    source: str
+    source_sha256: str
+    exporter: str
+    onnxruntime_floor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What the export compared, in plain numbers."""
+
+    reference: str
+    prompt_tokens: int
+    cached_steps: int
+    max_abs_logits_difference: float
+    max_abs_hidden_difference: float
+    greedy_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A known answer that shows the tokenizer and the weights belong together.
+
+    text         a sentence
+    token_ids    its ids
+    argmax       the model's greedy id after it
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    argmax: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything the runtime relies on. `parity` is "skipped" where nothing was measured."""
+
+    architecture: Architecture
+    dialect: Dialect
+    precision: Precision
+    block_size: int | None
+    row_invariant: bool
+    files: dict[str, FileEntry]
+    provenance: Provenance
+    probe: Probe
+    parity: Parity | Literal["skipped"]
+    notes: tuple[str, ...] = ()
+    schema_version: str = field(default=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}")
+
+    @property
+    def ragged_widths(self) -> bool:
+        """Whether the graph has query_seqlens, which onnxruntime 1.32 brought."""
+        return parse_version(self.provenance.onnxruntime_floor) >= (1, 32)
+
+    def to_json(self) -> str:
+        data = asdict(self)
+        ordered = {"schema_version": data.pop("schema_version"), **data}
+        return json.dumps(ordered, indent=2, allow_nan=False) + "\n"
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """(major, minor) of a version like "1.32" or "1.32.0"."""
+    match = re.match(r"(\d{1,6})\.(\d{1,6})", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def check_file_name(name: str) -> str | None:
+    """What is wrong with a file name in a manifest, or None. Only plain names are legal."""
+    if len(name) > 255 or "\0" in name or not name.isprintable():
+        return "is not a file name"
+    if PurePosixPath(name).name != name or "\\" in name or ":" in name or name in (".", ".."):
+        return "is not a plain file name inside the bundle"
+    stem = name.split(".", 1)[0].upper()
+    if stem in {"CON", "PRN", "AUX", "NUL"} or re.fullmatch(r"(COM|LPT)\d", stem):
+        return "is a reserved device name"
+    return None

@@ -1,0 +1,222 @@
+"""Reads a manifest and reports every problem of it in one error.
+
+Unknown keys are ignored with a warning, so that a newer minor version can be read; another major
+version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from typing import Any
+
+from ortgpt.errors import BundleError
+from ortgpt.manifest import (
+    GENERATION_CONFIG_NAME,
+    GRAPH_NAME,
+    MAX_MANIFEST_BYTES,
+    SCHEMA_MAJOR,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    Architecture,
+    FileEntry,
+    Manifest,
+    Parity,
+    Probe,
+    Provenance,
+    check_file_name,
+    parse_version,
+)
+
+logger = logging.getLogger("ortgpt")
+
+
+def read_manifest(text: str | bytes) -> Manifest:
+    """Parse and check a manifest. Raises BundleError that lists every problem found."""
+    return _Reader().manifest(_parse_object(text))
+
+
+def _parse_object(text: str | bytes) -> dict[str, Any]:
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"manifest is larger than {MAX_MANIFEST_BYTES} bytes")
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and huge integers
+        raise BundleError(f"manifest is not valid JSON: {str(error)[:200] or type(error).__name__}") from None
+    if not isinstance(data, dict):
+        raise BundleError("manifest must be a JSON object")
+    return data
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _Reader:
+    """Reads typed fields and collects what is wrong, so that one error can list it all."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def manifest(self, data: dict[str, Any]) -> Manifest:
+        self._check_version(data.get("schema_version"))
+        sections = {
+            name: self._section(data, name) for name in ("architecture", "files", "provenance", "probe")
+        }
+        parity = data.get("parity")
+        known = set(Manifest.__dataclass_fields__)
+        for key in sorted(set(data) - known):
+            logger.warning("manifest has an unknown key %r, which is ignored", key[:80])
+        manifest = Manifest(
+            schema_version=str(data.get("schema_version")),
+            architecture=self._architecture(sections["architecture"]),
+            dialect=self._one_of(data, "dialect", ("fused",)),
+            precision=self._one_of(data, "precision", ("fp32",)),
+            block_size=None if data.get("block_size") is None else self._int(data, "block_size", 1),
+            row_invariant=self._bool(data, "row_invariant"),
+            files=self._files(sections["files"]),
+            provenance=self._provenance(sections["provenance"]),
+            probe=self._probe(sections["probe"]),
+            parity="skipped" if parity == "skipped" else self._parity(self._section(data, "parity")),
+            notes=tuple(str(note) for note in data.get("notes") or ()),
+        )
+        self._check_whole(manifest)
+        if self.problems:
+            raise BundleError("manifest is not usable: " + "; ".join(self.problems))
+        return manifest
+
+    def _check_version(self, value: object) -> None:
+        if not isinstance(value, str) or parse_version(value)[0] == 0:
+            raise BundleError('manifest has no schema_version like "1.0"')
+        if parse_version(value)[0] != SCHEMA_MAJOR:
+            raise BundleError(
+                f"manifest has schema_version {value[:20]}, this ortgpt reads {SCHEMA_MAJOR}.x",
+                hint="export the checkpoint again, or install the ortgpt that wrote the bundle",
+            )
+
+    def _architecture(self, data: dict[str, Any]) -> Architecture:
+        counts = {
+            name: self._int(data, name, 1, 2**31 - 1, "architecture.")
+            for name in (
+                "layers",
+                "heads",
+                "head_size",
+                "cache_head_size",
+                "width",
+                "context",
+                "vocab_size",
+                "tokenizer_size",
+            )
+        }
+        bos = data.get("bos_token_id")
+        return Architecture(
+            model_type=self._str(data, "model_type", "architecture."),
+            bos_token_id=None if bos is None else self._int(data, "bos_token_id", 0, where="architecture."),
+            eos_token_ids=self._ids(data, "eos_token_ids", "architecture."),
+            **counts,
+        )
+
+    def _check_whole(self, manifest: Manifest) -> None:
+        shape = manifest.architecture
+        if shape.heads * shape.head_size != shape.width:
+            self.problems.append(
+                f"{shape.heads} heads of size {shape.head_size} do not make width {shape.width}"
+            )
+        if shape.cache_head_size < shape.head_size:
+            self.problems.append("architecture.cache_head_size is smaller than head_size")
+        if shape.tokenizer_size > shape.vocab_size:
+            self.problems.append("architecture.tokenizer_size is larger than vocab_size")
+        ids = (*shape.eos_token_ids, *manifest.probe.token_ids, manifest.probe.argmax)
+        if any(i >= shape.vocab_size for i in ids) or (shape.bos_token_id or 0) >= shape.vocab_size:
+            self.problems.append("a token id is outside the vocabulary")
+        for name in (GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME, GENERATION_CONFIG_NAME):
+            if name not in manifest.files:
+                self.problems.append(f"files does not list {name}")
+
+    def _files(self, data: dict[str, Any]) -> dict[str, FileEntry]:
+        entries: dict[str, FileEntry] = {}
+        for name, value in data.items():
+            problem = check_file_name(name)
+            if problem:
+                self.problems.append(f"files: {name[:80]!r} {problem}")
+                continue
+            entry = value if isinstance(value, dict) else {}
+            digest = self._str(entry, "sha256", f"files.{name}.").lower()
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                self.problems.append(f"files.{name}.sha256 is not a SHA-256 digest in hex")
+            entries[name] = FileEntry(size=self._int(entry, "size", 0, where=f"files.{name}."), sha256=digest)
+        return entries
+
+    def _provenance(self, data: dict[str, Any]) -> Provenance:
+        names = ("source", "source_sha256", "exporter", "onnxruntime_floor")
+        return Provenance(**{name: self._str(data, name, "provenance.") for name in names})
+
+    def _probe(self, data: dict[str, Any]) -> Probe:
+        return Probe(
+            text=self._str(data, "text", "probe."),
+            token_ids=self._ids(data, "token_ids", "probe."),
+            argmax=self._int(data, "argmax", 0, where="probe."),
+        )
+
+    def _parity(self, data: dict[str, Any]) -> Parity:
+        where = "parity."
+        return Parity(
+            reference=self._str(data, "reference", where),
+            prompt_tokens=self._int(data, "prompt_tokens", 0, where=where),
+            cached_steps=self._int(data, "cached_steps", 0, where=where),
+            max_abs_logits_difference=self._float(data, "max_abs_logits_difference", where),
+            max_abs_hidden_difference=self._float(data, "max_abs_hidden_difference", where),
+            greedy_agreement=self._float(data, "greedy_agreement", where),
+        )
+
+    def _section(self, data: dict[str, Any], name: str) -> dict[str, Any]:
+        value = data.get(name)
+        if not isinstance(value, dict):
+            self.problems.append(f"{name} must be an object")
+            return {}
+        return value
+
+    def _int(self, data: dict[str, Any], name: str, low: int, high: int = 2**63 - 1, where: str = "") -> int:
+        value = data.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.problems.append(f"{where}{name} must be an integer of at least {low}")
+            return low
+        return value
+
+    def _float(self, data: dict[str, Any], name: str, where: str) -> float:
+        value = data.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.problems.append(f"{where}{name} must be a finite number")
+            return 0.0
+        return float(value)
+
+    def _str(self, data: dict[str, Any], name: str, where: str = "") -> str:
+        value = data.get(name)
+        if not isinstance(value, str) or not value:
+            self.problems.append(f"{where}{name} must be a string")
+            return ""
+        return value
+
+    def _bool(self, data: dict[str, Any], name: str) -> bool:
+        value = data.get(name)
+        if not isinstance(value, bool):
+            self.problems.append(f"{name} must be true or false")
+        return value is True
+
+    def _ids(self, data: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
+        value = data.get(name)
+        if not isinstance(value, list) or not all(
+            isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value
+        ):
+            self.problems.append(f"{where}{name} must be a list of token ids")
+            return ()
+        return tuple(value)
+
+    def _one_of(self, data: dict[str, Any], name: str, legal: tuple[Any, ...]) -> Any:
+        value = data.get(name)
+        if value not in legal:
+            self.problems.append(f"{name} must be one of {', '.join(legal)}")
+            return legal[0]
+        return value

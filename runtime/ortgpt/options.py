@@ -1,0 +1,170 @@
+"""Options of the verbs: valid with every strategy, one validator for every door."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from ortgpt.checks import check_float, check_int, check_text, check_token_ids, shown
+from ortgpt.errors import OptionError
+from ortgpt.interfaces import Processor
+
+MAX_NEW_TOKENS = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_SEQUENCES = 128  # of one prompt: bounds the cache that one call can ask for
+
+
+class OptionFields(TypedDict, total=False):
+    """Keyword arguments of generate, stream and generate_batch; see `Options`."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int] | None
+    n: int
+    echo: bool
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    bad_words: Sequence[str | Sequence[int]]
+    logit_bias: Mapping[int, float]
+    processors: Sequence[Processor]
+    logprobs: int | None
+    max_time: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What generate, stream and generate_batch take besides prompt, strategy and seed.
+
+    max_new_tokens        at most this many; 0 is legal
+    min_new_tokens        no stop id and no stop string ends the text before
+    stop                  strings that end the text and are cut from it
+    stop_token_ids        ids that end the text; None: the bundle's; a list replaces them; [] never
+    n                     sequences per prompt, sharing one prefill
+    echo                  the text begins with the prompt
+    repetition_penalty    over prompt + output (Keskar 2019); 1 is off
+    presence_penalty      subtracted once from every generated id; 0 is off
+    frequency_penalty     subtracted per occurrence of a generated id; 0 is off
+    no_repeat_ngram_size  no n-gram of prompt + output comes twice; 0 is off
+    bad_words             words (both with and without a leading space) or id sequences to exclude
+    logit_bias            {token id: added score}; -inf excludes the token
+    processors            your own: (token_ids, logits) -> logits, after the built-in ones
+    logprobs              report log-probabilities, with this many alternatives
+    max_time              seconds; then the text ends with "length" and stop_reason "max_time"
+
+    Raises OptionError when a value is out of range.
+    """
+
+    max_new_tokens: int = 100
+    min_new_tokens: int = 0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] | None = None
+    n: int = 1
+    echo: bool = False
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    bad_words: Sequence[str | Sequence[int]] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    processors: Sequence[Processor] = ()
+    logprobs: int | None = None
+    max_time: float | None = None
+
+    def __post_init__(self) -> None:
+        check_int("max_new_tokens", self.max_new_tokens, 0, MAX_NEW_TOKENS)
+        check_int("min_new_tokens", self.min_new_tokens, 0, MAX_NEW_TOKENS)
+        check_int("n", self.n, 1, MAX_SEQUENCES)
+        if not isinstance(self.echo, bool):
+            raise OptionError("echo", f"must be True or False, got {shown(self.echo)}")
+        check_float("repetition_penalty", self.repetition_penalty, 0.0, above=True)
+        check_float("presence_penalty", self.presence_penalty)
+        check_float("frequency_penalty", self.frequency_penalty)
+        check_int("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
+        if self.logprobs is not None:
+            check_int("logprobs", self.logprobs, 0)
+        if self.max_time is not None:
+            check_float("max_time", self.max_time, 0.0)
+        self._store("stop", _stop_strings(self.stop))
+        if self.stop_token_ids is not None:
+            self._store("stop_token_ids", check_token_ids("stop_token_ids", self.stop_token_ids))
+        self._store("bad_words", _bad_words(self.bad_words))
+        self._store("logit_bias", _logit_bias(self.logit_bias))
+        self._store("processors", _processors(self.processors))
+
+    def _store(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # frozen: only here, to keep the checked copy
+
+    def check_against(self, vocab_size: int) -> None:
+        """Raise OptionError for ids and counts that this vocabulary does not have."""
+        if self.stop_token_ids is not None:
+            check_token_ids("stop_token_ids", self.stop_token_ids, vocab_size)
+        for index, word in enumerate(self.bad_words):
+            if not isinstance(word, str):
+                check_token_ids(f"bad_words[{index}]", word, vocab_size)
+        for token_id in self.logit_bias:
+            check_int("logit_bias", token_id, 0, vocab_size - 1)
+        if self.logprobs is not None:
+            check_int("logprobs", self.logprobs, 0, vocab_size)
+
+
+def make_options(fields: OptionFields) -> Options:
+    """Options from keyword arguments; an unknown name is an OptionError, not a TypeError."""
+    known = {entry.name for entry in dataclasses.fields(Options)}
+    for name in fields:
+        if name not in known:
+            raise OptionError(name, "is not an option; the options are " + ", ".join(sorted(known)))
+    return Options(**fields)
+
+
+def check_seed(value: object, option: str = "seed") -> int:
+    """A seed is an integer in [0, 2**63 - 1]."""
+    return check_int(option, value, 0, MAX_SEED)
+
+
+def _sequence(option: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise OptionError(option, f"must be a list, got {shown(value)}")
+    return tuple(value)
+
+
+def _stop_strings(value: object) -> tuple[str, ...]:
+    stops = (value,) if isinstance(value, str) else _sequence("stop", value)
+    for index, stop in enumerate(stops):
+        if not check_text(f"stop[{index}]", stop):
+            raise OptionError(f"stop[{index}]", "is empty: it would end every text at once")
+    return stops
+
+
+def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...]:
+    words: list[str | tuple[int, ...]] = []
+    for index, word in enumerate(_sequence("bad_words", value)):
+        name = f"bad_words[{index}]"
+        checked = check_text(name, word) if isinstance(word, str) else check_token_ids(name, word)
+        if not checked:
+            raise OptionError(name, "is empty")
+        words.append(checked)
+    return tuple(words)
+
+
+def _logit_bias(value: object) -> Mapping[int, float]:
+    if not isinstance(value, Mapping):
+        raise OptionError("logit_bias", f"must map token ids to numbers, got {shown(value)}")
+    checked: dict[int, float] = {}
+    for key, bias in value.items():
+        token_id = check_int("logit_bias", key, 0)
+        is_ban = isinstance(bias, float) and bias == -float("inf")
+        checked[token_id] = bias if is_ban else check_float(f"logit_bias[{token_id}]", bias)
+    return checked
+
+
+def _processors(value: object) -> tuple[Processor, ...]:
+    processors = _sequence("processors", value)
+    for index, processor in enumerate(processors):
+        if not callable(processor):
+            raise OptionError(f"processors[{index}]", f"must be callable, got {shown(processor)}")
+    return processors
