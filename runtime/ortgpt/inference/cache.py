@@ -1,0 +1,115 @@
+"""The key-value cache: one buffer that the graph reads and writes in place.
+
+Layout float32 (2 * layers, rows, heads, capacity, head_size): keys at even, values at odd indices.
+A slice [layer, first:last] is contiguous, so any run of rows can be bound without a copy. Rows
+have their own lengths; there is no padding on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ortgpt.inference.memory import check_memory
+from ortgpt.interfaces import Floats, Ids
+from ortgpt.manifest import Architecture
+
+MIN_CAPACITY = 64
+# A prefill of 1 (mod 128) tokens is issued one wider (see plan.py): the spare needs a place.
+SPARE = 1
+
+
+class Cache:
+    """Buffers and lengths of `rows` rows. `generation` changes when the buffer moves."""
+
+    def __init__(self, architecture: Architecture, rows: int) -> None:
+        self._architecture = architecture
+        self.lengths: Ids = np.zeros(rows, np.int64)
+        self.buffer = self._allocate(rows, 0)
+        self.generation = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        return int(self.buffer.shape[3])
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.buffer.nbytes)
+
+    def layer_slice(self, index: int, first: int, last: int) -> Floats:
+        """(last - first, heads, capacity, head_size), contiguous, of key or value buffer `index`."""
+        view: Floats = self.buffer[index, first:last]
+        return view
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens in every row; grows by doubling, up to the context."""
+        wanted = length + SPARE
+        if wanted <= self.capacity:
+            return
+        full = self._architecture.context + SPARE
+        self._move_to(self._allocate(self.buffer.shape[1], max(wanted, min(2 * self.capacity, full))))
+
+    def reorder(self, source_rows: Ids) -> None:
+        """Row i continues from row source_rows[i]. Copies only rows that change, and only what they hold."""
+        lengths = self.lengths[source_rows]
+        if len(source_rows) > self.buffer.shape[1]:
+            grown = self._allocate(len(source_rows), self.capacity)
+            used = int(lengths.max(initial=0))
+            for index in range(len(self.buffer)):  # layer by layer: no second copy of the whole
+                grown[index, :, :, :used] = self.buffer[index, source_rows, :, :used]
+            self._replace(grown)
+        else:
+            moved = np.flatnonzero(source_rows != np.arange(len(source_rows)))
+            used = int(lengths[moved].max(initial=0))
+            for layer in self.buffer:
+                # Fancy indexing copies first, so rows may swap.
+                layer[moved, :, :used] = layer[source_rows[moved], :, :used]
+        self.lengths = lengths
+
+    def keep(self, row: int, base: int, chosen: Sequence[int]) -> None:
+        """Of the tokens from position `base` on keep those at base + chosen, moved down to base."""
+        if list(chosen) != list(range(len(chosen))):
+            positions = base + np.asarray(chosen, np.int64)
+            kept = self.buffer[:, row][:, :, positions]  # (2 * layers, heads, kept, head_size), a copy
+            self.buffer[:, row, :, base : base + len(chosen)] = kept
+        self.lengths[row] = base + len(chosen)
+
+    def copy(self) -> Cache:
+        """An independent cache with the same contents."""
+        twin = Cache(self._architecture, self.num_rows)
+        twin._replace(twin._allocate(self.num_rows, self.capacity))
+        twin.lengths = self.lengths.copy()
+        used = int(self.lengths.max(initial=0))
+        twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
+        return twin
+
+    def release(self) -> None:
+        self.lengths = np.zeros(0, np.int64)
+        self._replace(self._allocate(0, 0))
+
+    def _allocate(self, rows: int, capacity: int) -> Floats:
+        shape = self._architecture
+        if capacity:
+            capacity = max(capacity, min(shape.context + SPARE, MIN_CAPACITY))
+        check_memory(
+            rows * capacity * shape.cache_bytes_per_token(),
+            f"the cache of {rows} rows of {capacity} tokens",
+            "use fewer rows (n, or prompts in one batch) or fewer tokens",
+        )
+        # Zeros, not empty: untouched pages cost nothing, and no stray NaN can reach a masked product.
+        return np.zeros((2 * shape.layers, rows, shape.heads, capacity, shape.cache_head_size), np.float32)
+
+    def _move_to(self, grown: Floats) -> None:
+        used = int(self.lengths.max(initial=0))
+        rows = self.num_rows
+        grown[:, :rows, :, :used] = self.buffer[:, :rows, :, :used]
+        self._replace(grown)
+
+    def _replace(self, buffer: Floats) -> None:
+        self.buffer = buffer
+        self.generation += 1

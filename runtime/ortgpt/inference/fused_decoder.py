@@ -1,0 +1,192 @@
+"""The decoder for fused graphs: in-place cache, ragged rows, candidates that share a row.
+
+Knows the graph contract and the cache; knows nothing of text, sampling or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from ortgpt.errors import ContextLengthError, OptionError
+from ortgpt.inference.bound_step import BoundStep
+from ortgpt.inference.cache import Cache
+from ortgpt.inference.plan import Call, plan_calls
+from ortgpt.inference.session import Session
+from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs
+from ortgpt.manifest import Manifest
+
+DEFAULT_CHUNK = 512
+
+
+class FusedDecoder:
+    """Rows and their cache on a shared session; see `ortgpt.interfaces.Decoder` for the verbs.
+
+    chunk: most new tokens of a row that one run of the graph takes; results do not depend on it.
+    """
+
+    def __init__(
+        self, session: Session, manifest: Manifest, *, rows: int = 1, chunk: int = DEFAULT_CHUNK
+    ) -> None:
+        self._session, self._manifest, self._chunk = session, manifest, chunk
+        self._cache = Cache(manifest.architecture, rows)
+        self._step: BoundStep | None = None
+        self._added: list[int] = [0] * rows  # widths of the last extend, for keep
+        self._siblings = False
+        self.context = manifest.architecture.context
+        self.vocab_size = manifest.architecture.vocab_size
+        self.capabilities = Capabilities(
+            hidden_states=True,
+            shared_rows=True,
+            ragged_widths=manifest.ragged_widths,
+            row_invariant=manifest.row_invariant,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return self._cache.num_rows
+
+    @property
+    def lengths(self) -> Ids:
+        return self._cache.lengths.copy()
+
+    @property
+    def capacity(self) -> int:
+        return self._cache.capacity
+
+    @property
+    def nbytes(self) -> int:
+        return self._cache.nbytes
+
+    def extend(
+        self,
+        token_ids: Sequence[Sequence[int] | Ids] | Ids,
+        *,
+        outputs: Literal["last", "all"] = "last",
+        hidden: bool = False,
+        siblings: bool = False,
+    ) -> Outputs:
+        new = self._check(token_ids, siblings)
+        widths = [len(ids) for ids in new]
+        self._cache.reserve(int(self._cache.lengths.max()) + max(widths))
+        # Siblings see each other's places hidden, so a row's siblings can't be cut into chunks.
+        chunk = max(widths) if siblings else self._chunk
+        calls = list(plan_calls(widths, chunk=chunk, ragged=self.capabilities.ragged_widths))
+        collected = _Collected(widths, outputs, hidden)
+        for call in calls:
+            collected.add(call, self._run(call, new, outputs, hidden, siblings), alone=len(calls) == 1)
+        self._added, self._siblings = widths, siblings
+        return collected.outputs()
+
+    def reorder(self, source_rows: Sequence[int] | Ids) -> None:
+        rows = np.asarray(source_rows, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.num_rows):
+            raise OptionError("source_rows", f"must name rows 0 to {self.num_rows - 1}")
+        self._cache.reorder(rows)
+        self._added = [self._added[row] for row in rows]
+
+    def repeat(self, times: int) -> None:
+        self.reorder(np.repeat(np.arange(self.num_rows), times))
+
+    def fork(self) -> FusedDecoder:
+        twin = FusedDecoder(self._session, self._manifest, rows=0, chunk=self._chunk)
+        twin._cache = self._cache.copy()
+        twin._added, twin._siblings = list(self._added), self._siblings
+        return twin
+
+    def keep(self, chosen: Sequence[Sequence[int]]) -> None:
+        if len(chosen) != self.num_rows:
+            raise OptionError("chosen", f"must have one entry for each of {self.num_rows} rows")
+        for row, (picks, added) in enumerate(zip(chosen, self._added, strict=True)):
+            if any(not 0 <= pick < added for pick in picks) or len(set(picks)) != len(picks):
+                raise OptionError(f"chosen[{row}]", f"must name different ones of the {added} last tokens")
+            if self._siblings and len(picks) > 1:
+                raise OptionError(f"chosen[{row}]", "can keep one of several siblings: they share a position")
+        for row, picks in enumerate(chosen):
+            self._cache.keep(row, int(self._cache.lengths[row]) - self._added[row], picks)
+        self._added = [len(picks) for picks in chosen]
+        self._siblings = False
+
+    def trim(self, lengths: Sequence[int] | Ids) -> None:
+        wanted = np.asarray(lengths, np.int64)
+        if wanted.shape != self._cache.lengths.shape or not (
+            (wanted >= 0).all() and (wanted <= self._cache.lengths).all()
+        ):
+            raise OptionError("lengths", "must hold a length for each row, at most its present one")
+        self._cache.lengths = wanted.copy()
+        self._added = [0] * self.num_rows
+
+    def release(self) -> None:
+        self._step = None
+        self._cache.release()
+        self._added = []
+
+    def _check(self, token_ids: Sequence[Sequence[int] | Ids] | Ids, siblings: bool) -> list[Ids]:
+        new = [np.asarray(ids, np.int64) for ids in token_ids]
+        if len(new) != self.num_rows or not new:
+            raise OptionError("token_ids", f"must have one sequence for each of {self.num_rows} rows")
+        for row, ids in enumerate(new):
+            if ids.ndim != 1 or not ids.size:
+                raise OptionError(f"token_ids[{row}]", "must be a sequence of at least one id")
+            # Checked here once more than in the doors: a Gather takes -1 without complaint.
+            if ids.min() < 0 or ids.max() >= self.vocab_size:
+                raise OptionError(f"token_ids[{row}]", f"must lie between 0 and {self.vocab_size - 1}")
+            length = int(self._cache.lengths[row])
+            if length + (1 if siblings else len(ids)) > self.context or length + len(ids) > self.context + 1:
+                raise ContextLengthError(
+                    "token_ids",
+                    f"bring row {row} to {length + len(ids)} tokens, the context is {self.context}",
+                )
+        return new
+
+    def _run(
+        self, call: Call, new: list[Ids], outputs: Literal["last", "all"], hidden: bool, siblings: bool
+    ) -> Outputs:
+        """One run of the graph; brings the lengths of its rows up to date."""
+        num_outputs = call.width if outputs == "all" else int(call.is_end)
+        key = (self._cache.generation, call.first, call.last, call.width, num_outputs, hidden)
+        if self._step is None or self._step.key != key:
+            self._step = BoundStep(key, self._session, self._manifest, self._cache)
+        step = self._step
+        lengths = self._cache.lengths[call.first : call.last]
+        step.fill(call, new[call.first : call.last], lengths, siblings)
+        self._session.run(step.binding)
+        lengths += call.counts
+        return Outputs(step.logits, step.hidden)
+
+
+class _Collected:
+    """Puts the outputs of several calls together; a single call's buffers pass through uncopied."""
+
+    def __init__(self, widths: list[int], outputs: Literal["last", "all"], hidden: bool) -> None:
+        self._widths, self._outputs, self._wants_hidden = widths, outputs, hidden
+        self._logits: Floats | None = None
+        self._hidden: Floats | None = None
+
+    def add(self, call: Call, part: Outputs, *, alone: bool) -> None:
+        longest = max(self._widths)
+        if alone:
+            keep = longest if self._outputs == "all" else 1
+            self._logits = part.logits[:, :keep]
+            self._hidden = None if part.hidden is None else part.hidden[:, :longest]
+            return
+        rows = len(self._widths)
+        if self._logits is None:
+            num_outputs = longest if self._outputs == "all" else 1
+            self._logits = np.zeros((rows, num_outputs, part.logits.shape[2]), np.float32)
+            if part.hidden is not None:
+                self._hidden = np.zeros((rows, longest, part.hidden.shape[2]), np.float32)
+        span = slice(call.begin, call.begin + max(call.counts))
+        taken = max(call.counts)
+        if self._outputs == "all":
+            self._logits[call.first : call.last, span] = part.logits[:, :taken]
+        elif call.is_end:
+            self._logits[call.first : call.last] = part.logits
+        if self._hidden is not None and part.hidden is not None:
+            self._hidden[call.first : call.last, span] = part.hidden[:, :taken]
+
+    def outputs(self) -> Outputs:
+        assert self._logits is not None  # extend has at least one call
+        return Outputs(self._logits, self._hidden)

@@ -1,0 +1,156 @@
+"""The onnxruntime session: the only file that imports onnxruntime.
+
+A session is immutable once built and may be shared by threads; every decoder has bindings of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+from ortgpt.errors import BundleError, MissingExtraError, OptionError, OrtgptError, ProviderError
+from ortgpt.inference.memory import check_memory
+from ortgpt.manifest import Manifest, parse_version
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
+
+logger = logging.getLogger("ortgpt")
+
+Provider = Literal["auto", "cpu", "cuda"]
+PROVIDERS = ("auto", "cpu", "cuda")
+OLDEST_ONNXRUNTIME = (1, 31)
+
+# onnxruntime does not promise that sessions can be built by several threads at once.
+_BUILD_LOCK = threading.Lock()
+
+
+class Session:
+    """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda"."""
+
+    def __init__(
+        self,
+        graph: bytes,
+        weights_folder: Path,
+        manifest: Manifest,
+        *,
+        provider: Provider = "auto",
+        threads: int | None = None,
+    ) -> None:
+        check_version(manifest)
+        self.provider = choose_provider(provider, manifest)
+        self.threads = threads or default_threads()
+        weights = sum(entry.size for entry in manifest.files.values())
+        check_memory(
+            # Weights are packed for the matrix products one by one, the table stays beside its copy.
+            int(1.4 * weights) + 50_000_000,
+            f"loading {weights / 1e6:,.0f} MB of weights",
+            "free some memory, raise the limit, or use a smaller model",
+        )
+        self._session: Any = self._build(graph, weights_folder)
+        self._process = os.getpid()
+
+    def _build(self, graph: bytes, weights_folder: Path) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(weights_folder)
+        )
+        names = ["CPUExecutionProvider"]
+        with _BUILD_LOCK:
+            try:
+                session = onnxruntime.InferenceSession(graph, options, providers=names)
+            except MemoryError as error:
+                raise ProviderError("not enough memory to load the model") from error
+            except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
+                raise BundleError(f"onnxruntime can't load the graph: {_first_line(error)}") from error
+        if session.get_providers()[0] != names[0]:
+            raise ProviderError(f"onnxruntime loaded {session.get_providers()[0]}, not {names[0]}")
+        return session
+
+    def binding(self) -> Any:
+        """A new IO binding of this session."""
+        return self._open().io_binding()
+
+    def run(self, binding: Any) -> None:
+        """One forward pass over what is bound. Safe from several threads with bindings of their own."""
+        try:
+            self._open().run_with_iobinding(binding)
+        except MemoryError as error:
+            raise ProviderError("not enough memory to run the model") from error
+        except OrtgptError:
+            raise
+        except Exception as error:
+            raise ProviderError(f"onnxruntime failed: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Free the weights. A run in another thread still ends in peace."""
+        self._session = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._session is None
+
+    def _open(self) -> Any:
+        session = self._session
+        if session is None:
+            raise OrtgptError("the model is closed", hint="load it again with ortgpt.load")
+        if os.getpid() != self._process:  # onnxruntime's threads did not come along: it would hang
+            raise OrtgptError(
+                "the model was loaded before this process was forked", hint="load it in the child process"
+            )
+        return session
+
+
+def check_version(manifest: Manifest) -> None:
+    """Raise ProviderError when the installed onnxruntime is older than the bundle needs."""
+    found = parse_version(onnxruntime.__version__)
+    needed = max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor))
+    if found < needed:
+        raise ProviderError(
+            f"the bundle needs onnxruntime {needed[0]}.{needed[1]} or newer, "
+            f"{onnxruntime.__version__} is installed",
+            hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
+        )
+
+
+def choose_provider(wanted: str, manifest: Manifest) -> str:
+    """The provider that will run the bundle. Asked for and not to be had is an error, never a fallback."""
+    if wanted not in PROVIDERS:
+        raise OptionError("provider", f"must be one of {', '.join(PROVIDERS)}, got {wanted!r}")
+    available = onnxruntime.get_available_providers()
+    has_cuda = "CUDAExecutionProvider" in available
+    if wanted == "cuda":
+        if not has_cuda:
+            raise ProviderError(
+                f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
+                hint="pip uninstall onnxruntime, then: pip install onnxruntime-gpu",
+            )
+        raise ProviderError(
+            f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention has no such kernel there",
+            hint="use provider cpu; fp16 bundles for CUDA are not there yet",
+        )
+    if wanted == "auto" and has_cuda:
+        logger.warning("running on the CPU: %s bundles can't run on CUDA", manifest.precision)
+    return "cpu"
+
+
+def default_threads() -> int:
+    """Processors that this process may use: its affinity, cut by the control group's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))  # "max" is a ValueError: no quota
+    return count
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
