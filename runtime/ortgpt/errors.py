@@ -14,11 +14,21 @@ OrtgptError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ortgpt.results import Result
+
 
 class OrtgptError(Exception):
-    """Base of the family. `hint`, where set, says in one sentence what to do about it."""
+    """Base of the family.
+
+    hint     says in one sentence what to do about it
+    results  of generate_batch: what the other prompts gave, None at those that failed
+    """
 
     hint: str | None = None
+    results: list[Result | None] | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -31,6 +31,7 @@ class Tokenizer(Protocol):
 
     size: int  # ids 0 .. size - 1 are known
     special_ids: frozenset[int]
+    longest_token: int  # bytes of the longest one: bounds from below how many tokens a text has
 
     def encode(self, text: str) -> list[int]: ...
 

@@ -23,6 +23,7 @@ class OptionFields(TypedDict, total=False):
     min_new_tokens: int
     stop: str | Sequence[str]
     stop_token_ids: Sequence[int] | None
+    seed: int | Sequence[int] | None
     n: int
     echo: bool
     repetition_penalty: float
@@ -44,6 +45,8 @@ class Options:
     min_new_tokens        no stop id and no stop string ends the text before
     stop                  strings that end the text and are cut from it
     stop_token_ids        ids that end the text; None: the bundle's; a list replaces them; [] never
+    seed                  0 to 2**63 - 1; sequence j draws from (seed, j). None: drawn and reported.
+                          A batch takes one s (prompt i draws from s + i) or a list
     n                     sequences per prompt, sharing one prefill
     echo                  the text begins with the prompt
     repetition_penalty    over prompt + output (Keskar 2019); 1 is off
@@ -63,6 +66,7 @@ class Options:
     min_new_tokens: int = 0
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] | None = None
+    seed: int | Sequence[int] | None = None
     n: int = 1
     echo: bool = False
     repetition_penalty: float = 1.0
@@ -78,6 +82,7 @@ class Options:
     def __post_init__(self) -> None:
         check_int("max_new_tokens", self.max_new_tokens, 0, MAX_NEW_TOKENS)
         check_int("min_new_tokens", self.min_new_tokens, 0, MAX_NEW_TOKENS)
+        self._store("seed", _seed(self.seed))
         check_int("n", self.n, 1, MAX_SEQUENCES)
         if not isinstance(self.echo, bool):
             raise OptionError("echo", f"must be True or False, got {shown(self.echo)}")
@@ -121,9 +126,12 @@ def make_options(fields: OptionFields) -> Options:
     return Options(**fields)
 
 
-def check_seed(value: object, option: str = "seed") -> int:
-    """A seed is an integer in [0, 2**63 - 1]."""
-    return check_int(option, value, 0, MAX_SEED)
+def _seed(value: object) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(check_int(f"seed[{i}]", item, 0, MAX_SEED) for i, item in enumerate(value))
+    return check_int("seed", value, 0, MAX_SEED)
 
 
 def _sequence(option: str, value: Any) -> tuple[Any, ...]:

@@ -1,0 +1,126 @@
+"""One sequence on its way from token ids to text: stops, hold-back, finish reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ortgpt.errors import OrtgptError
+from ortgpt.interfaces import Floats, Tokenizer
+from ortgpt.numerics import log_softmax
+from ortgpt.results import Choice, Event, FinishReason, TokenLogprob
+from ortgpt.text.detokenizer import Detokenizer
+from ortgpt.text.stop import StopMatcher
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a sequence ends. max_tokens: already cut to the room in the context."""
+
+    max_tokens: int
+    min_tokens: int
+    stop_token_ids: frozenset[int]
+    stop: tuple[str, ...]
+
+
+class ChoiceState:
+    """Takes a sequence's tokens one by one and gives the text that may be shown.
+
+    prefix: text shown before the first token (echo). num_top: alternatives to report, None for no
+    log-probabilities at all.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        limits: Limits,
+        *,
+        prefix: str = "",
+        num_top: int | None = None,
+    ) -> None:
+        self.index = index
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self.error: OrtgptError | None = None
+        self.token_ids: list[int] = []
+        self._tokenizer, self._limits, self._num_top = tokenizer, limits, num_top
+        self._detokenizer = Detokenizer(tokenizer)
+        self._matcher = StopMatcher(limits.stop)
+        self._unsent = prefix
+        self._texts: list[str] = []
+        self._logprob_sum = 0.0
+        self._logprobs: list[TokenLogprob] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+    def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> Event:
+        """Take the next token. logits: its raw row (vocab,). is_late: max_time has passed."""
+        self.token_ids.append(token_id)
+        self._logprob_sum += logprob
+        if self._num_top is not None:
+            self._logprobs.append(self._entry(token_id, logprob, logits))
+        text = self._unsent + self._take(token_id, is_late)
+        self._unsent = ""
+        self._texts.append(text)
+        return Event(self.index, text, (token_id,), logprob, self.finish_reason)
+
+    def end(self, reason: FinishReason) -> Event:
+        """End without another token: nothing was asked for, or the caller turned away."""
+        self.finish_reason = reason
+        text = self._unsent + self._flush()
+        self._unsent = ""
+        self._texts.append(text)
+        return Event(self.index, text, (), None, reason)
+
+    def choice(self) -> Choice:
+        """The sequence as it stands; "cancelled" if it has not ended."""
+        if self.finish_reason is None:
+            self.end("cancelled")
+        assert self.finish_reason is not None
+        return Choice(
+            index=self.index,
+            text="".join(self._texts),
+            token_ids=tuple(self.token_ids),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            score=self._logprob_sum / len(self.token_ids) if self.token_ids else None,
+            logprobs=tuple(self._logprobs) if self._num_top is not None else None,
+        )
+
+    def _take(self, token_id: int, is_late: bool) -> str:
+        limits = self._limits
+        if token_id in limits.stop_token_ids:
+            self._finish("stop", token_id)
+            return self._flush()  # without the text of the stop token
+        is_armed = len(self.token_ids) >= limits.min_tokens
+        text = self._matcher.feed(self._detokenizer.feed(token_id), armed=is_armed)
+        if self._matcher.matched is not None:
+            self._finish("stop", self._matcher.matched)
+        elif len(self.token_ids) >= limits.max_tokens:
+            self._finish("length")
+            text += self._flush()
+        elif is_late:
+            self._finish("length", "max_time")
+            text += self._flush()
+        return text
+
+    def _flush(self) -> str:
+        """What was held back: half a character, or the beginning of a stop string that never came."""
+        text = self._matcher.feed(self._detokenizer.flush(), armed=False)
+        return text + self._matcher.flush()
+
+    def _finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        self.finish_reason, self.stop_reason = reason, stop_reason
+
+    def _entry(self, token_id: int, logprob: float, logits: Floats) -> TokenLogprob:
+        top: tuple[TokenLogprob, ...] = ()
+        if self._num_top:
+            all_logprobs = log_softmax(logits)  # (vocab,)
+            best = (-all_logprobs).argsort(kind="stable")[: self._num_top]
+            top = tuple(self._bare_entry(int(i), float(all_logprobs[i])) for i in best)
+        return TokenLogprob(self._tokenizer.token_text(token_id), token_id, logprob, top)
+
+    def _bare_entry(self, token_id: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(self._tokenizer.token_text(token_id), token_id, logprob)

@@ -1,0 +1,240 @@
+"""The engine's public face: load a bundle, generate, stream, score."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+import numpy as np
+
+from ortgpt.bundle.bundle import Bundle, open_bundle
+from ortgpt.checks import check_int, shown
+from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
+from ortgpt.generation import Generation, Request
+from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
+from ortgpt.inference.session import Provider, Session
+from ortgpt.interfaces import Decoder, Tokenizer
+from ortgpt.manifest import Manifest
+from ortgpt.options import MAX_SEED, OptionFields, Options, make_options
+from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
+from ortgpt.results import Result, Score
+from ortgpt.scoring import score_tokens
+from ortgpt.strategies import Greedy, Strategy
+from ortgpt.streams import Stream
+from ortgpt.text.tokenizer import load_tokenizer
+
+# Prompts of one generate_batch call run together up to this many rows, then the next ones.
+MAX_BATCH_ROWS = 32
+# The probe's argmax may lose to a near tie on another processor; to more than this it may not.
+PROBE_TOLERANCE = 1e-2
+
+
+def load(
+    path: str | Path,
+    *,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    verify: bool = True,
+    prefill_chunk: int = DEFAULT_CHUNK,
+) -> Model:
+    """Load a bundle that `ortgpt export` wrote.
+
+    provider       "auto" takes the best that can run the bundle; any other must be there
+    threads        None: the processors this process may use
+    verify         check the files' digests and the manifest's probe; False trusts the disk
+    prefill_chunk  prompt tokens per run of the model: less memory when smaller, results are the same
+
+    Raises BundleError, BundleIntegrityError, ProviderError, OptionError, MissingExtraError.
+    """
+    started = time.perf_counter()
+    if threads is not None:
+        check_int("threads", threads, 1, 1024)
+    check_int("prefill_chunk", prefill_chunk, 1)
+    bundle = open_bundle(path, verify=verify)
+    tokenizer = load_tokenizer(bundle.tokenizer)
+    _check_tokenizer(bundle, tokenizer)
+    session = Session(bundle.graph, bundle.directory, bundle.manifest, provider=provider, threads=threads)
+    bundle.check_weights_unchanged()
+    model = Model(bundle, tokenizer, session, prefill_chunk=prefill_chunk)
+    if verify:
+        model.check_probe()
+    model.load_s = time.perf_counter() - started
+    return model
+
+
+class Model:
+    """A loaded bundle. Several threads may use it at once; `close` or `with` frees it."""
+
+    load_s: float = 0.0
+
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, session: Session, *, prefill_chunk: int) -> None:
+        self._session, self._chunk = session, prefill_chunk
+        self.path: Path = bundle.directory
+        self.manifest: Manifest = bundle.manifest
+        self.tokenizer: Tokenizer = tokenizer
+
+    @property
+    def provider(self) -> str:
+        return self._session.provider
+
+    def generate(
+        self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]
+    ) -> Result:
+        """Continue a prompt. strategy: Greedy() unless given. options: see `ortgpt.Options`.
+
+        Raises OptionError (ContextLengthError), NonFiniteLogitsError, ConstraintError.
+        """
+        stream = self.stream(prompt, strategy, **options)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]
+    ) -> Stream:
+        """Continue a prompt, token by token; arguments are checked now, the model runs as you read."""
+        started = time.perf_counter()
+        checked = self._options(options)
+        if isinstance(checked.seed, Sequence):
+            raise OptionError("seed", "must be one integer for one prompt")
+        request = Request(
+            prompts=[self._prompt(prompt, "prompt")],
+            seeds=_seeds(checked.seed, 1),
+            strategy=_strategy(strategy),
+            options=checked,
+            started=started,
+        )
+        return Stream(self._generation(request))
+
+    def generate_batch(
+        self, prompts: Sequence[PromptLike], strategy: Strategy | None = None, **options: Unpack[OptionFields]
+    ) -> list[Result]:
+        """Continue several prompts of any lengths together; results in the prompts' order.
+
+        seed: one s (prompt i draws from s + i) or one per prompt. A prompt that fails does not
+        touch the others: the error is raised at the end, with `results` holding theirs (None for it).
+        """
+        started = time.perf_counter()
+        if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
+            raise OptionError("prompts", f"must be a list of prompts, got {shown(prompts)}")
+        checked = self._options(options)
+        seeds = _seeds(checked.seed, len(prompts))
+        read = [self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        results: list[Result | None] = []
+        first_error = None
+        size = max(1, MAX_BATCH_ROWS // checked.n)
+        for begin in range(0, len(read), size):
+            part = slice(begin, begin + size)
+            request = Request(read[part], seeds[part], _strategy(strategy), checked, started)
+            generation = self._generation(request)
+            for _ in generation.events():
+                pass
+            errors = generation.errors
+            results += [None if i in errors else r for i, r in enumerate(generation.results())]
+            first_error = first_error or next(iter(errors.values()), None)
+        if first_error is not None:
+            first_error.results = results
+            raise first_error
+        return [result for result in results if result is not None]
+
+    def score(
+        self, text: PromptLike, *, prompt: PromptLike | None = None, stride: int | None = None
+    ) -> Score:
+        """Log-probabilities of a text's tokens, or of a continuation's given a prompt.
+
+        prompt  encoded on its own and put before the text; "" is the bos token
+        stride  texts longer than the context are read in windows that move by this many tokens;
+                None: half the context
+        """
+        shape = self.manifest.architecture
+        if stride is not None:
+            check_int("stride", stride, 1, max(1, shape.context - 1))
+        given: tuple[int, ...] = ()
+        if prompt is not None:
+            given = self._prompt(prompt, "prompt").token_ids
+        token_ids = read_token_ids(text, self.tokenizer, shape, "text")
+        return score_tokens(
+            given + token_ids,
+            context=shape.context,
+            num_given=len(given),
+            stride=stride or max(1, shape.context // 2),
+            make_decoder=self.decoder,
+        )
+
+    def decoder(self, rows: int = 1) -> Decoder:
+        """The low level: rows of tokens with a cache of their own, for search code of yours."""
+        check_int("rows", rows, 1)
+        return FusedDecoder(self._session, self.manifest, rows=rows, chunk=self._chunk)
+
+    def check_probe(self) -> None:
+        """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
+        probe = self.manifest.probe
+        if tuple(self.tokenizer.encode(probe.text)) != probe.token_ids:
+            raise BundleIntegrityError(
+                "the tokenizer is not the one the bundle was exported with: the probe has other ids"
+            )
+        decoder = self.decoder()
+        logits = decoder.extend([probe.token_ids]).logits[0, -1]
+        decoder.release()
+        # Weights with NaN are reported by generation, with the step; the probe can't judge them.
+        if np.isfinite(logits).all() and logits.max() - logits[probe.argmax] > PROBE_TOLERANCE:
+            raise BundleIntegrityError(
+                "the weights are not those the bundle was exported from: the probe differs"
+            )
+
+    def close(self) -> None:
+        """Free the model. Later calls raise OrtgptError; calls under way end in peace."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ortgpt.Model {self.path.name} {self.manifest.precision} on {self.provider}>"
+
+    def _options(self, fields: OptionFields) -> Options:
+        options = make_options(fields)
+        options.check_against(self.manifest.architecture.vocab_size)
+        return options
+
+    def _prompt(self, value: object, option: str) -> Prompt:
+        return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
+
+    def _generation(self, request: Request) -> Generation:
+        decoder = self.decoder(rows=len(request.prompts))
+        return Generation(request, decoder, self.tokenizer, self.manifest.architecture, self.load_s)
+
+
+def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    expected = bundle.manifest.architecture.tokenizer_size
+    if tokenizer.size != expected:
+        raise BundleError(f"tokenizer.json has {tokenizer.size} ids, the manifest says {expected}")
+
+
+def _strategy(strategy: Strategy | None) -> Strategy:
+    if strategy is None:
+        return Greedy()
+    if not isinstance(strategy, Strategy):
+        raise OptionError("strategy", f"must be Greedy(...) or Sampling(...), got {shown(strategy)}")
+    return strategy
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """One seed per prompt; without any, drawn, small enough for every JSON reader."""
+    if isinstance(seed, Sequence):
+        if len(seed) != count:
+            raise OptionError("seed", f"has {len(seed)} entries for {count} prompts")
+        return list(seed)
+    first = secrets.randbits(32) if seed is None else seed
+    if first + max(0, count - 1) > MAX_SEED:
+        raise OptionError("seed", f"must leave room for {count} prompts below {MAX_SEED}")
+    return [first + index for index in range(count)]

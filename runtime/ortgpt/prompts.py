@@ -1,0 +1,60 @@
+"""Prompts from outside to token ids, with every check that does not need the model to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ortgpt.checks import check_text, check_token_ids, shown
+from ortgpt.errors import ContextLengthError, OptionError
+from ortgpt.interfaces import Tokenizer
+from ortgpt.manifest import Architecture
+
+PromptLike = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text: None when the caller gave ids. token_ids: never empty, at most the context."""
+
+    text: str | None
+    token_ids: tuple[int, ...]
+
+
+def read_prompt(value: object, tokenizer: Tokenizer, shape: Architecture, option: str = "prompt") -> Prompt:
+    """Check and encode a prompt. An empty one starts from the bos id, as GPT-2 was trained.
+
+    Raises OptionError, or ContextLengthError when it has more tokens than the context.
+    """
+    token_ids = read_token_ids(value, tokenizer, shape, option, longest=shape.context)
+    if not token_ids:
+        token_ids = (start_token(shape, option),)
+    if len(token_ids) > shape.context:
+        raise ContextLengthError(
+            option, f"has {len(token_ids)} tokens, the model's context is {shape.context}"
+        )
+    return Prompt(value if isinstance(value, str) else None, token_ids)
+
+
+def read_token_ids(
+    value: object, tokenizer: Tokenizer, shape: Architecture, option: str, *, longest: int | None = None
+) -> tuple[int, ...]:
+    """Ids of a text, or checked ids. A text that can't fit `longest` tokens is refused unread."""
+    if isinstance(value, str):
+        size = len(check_text(option, value).encode())
+        if longest is not None and size > longest * tokenizer.longest_token:
+            least = -(-size // tokenizer.longest_token)
+            raise ContextLengthError(option, f"has at least {least} tokens, the model's context is {longest}")
+        return tuple(tokenizer.encode(value))
+    if value is None or isinstance(value, bytes):
+        raise OptionError(option, f"must be a string or a sequence of token ids, got {shown(value)}")
+    return check_token_ids(option, value, shape.vocab_size)
+
+
+def start_token(shape: Architecture, option: str = "prompt") -> int:
+    """The id that stands before all text."""
+    if shape.bos_token_id is not None:
+        return shape.bos_token_id
+    if shape.eos_token_ids:
+        return shape.eos_token_ids[0]
+    raise OptionError(option, "is empty, and the model names no bos or eos id to start from")

@@ -1,0 +1,75 @@
+"""Greedy and sampled decoding: rows that never look at each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
+from ortgpt.interfaces import Decoder, Floats, Ids, Processor, Step, Steps
+from ortgpt.numerics import log_normaliser
+from ortgpt.search.history import History
+
+Pick = Callable[[Ids, Floats], int]
+"""(token_ids, processed scores (vocab,)) -> the chosen id."""
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """One sequence: its tokens, the processors of its scores, and how its next token is chosen."""
+
+    history: History
+    process: Processor
+    pick: Pick
+
+
+def pick_best(token_ids: Ids, scores: Floats) -> int:
+    """The highest score; of equal ones the lowest id."""
+    return int(scores.argmax())
+
+
+def sample_steps(decoder: Decoder, logits: Floats, rows: Sequence[SampledRow]) -> Steps:
+    """Choose a token for each row, then run the model on those that go on.
+
+    decoder  holds the prompts; one row per entry of `rows`
+    logits   (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
+
+    The model does not run again until the generator is resumed, so no pass is wasted on a last token.
+    A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
+    """
+    step_number = 0
+    while True:
+        step = _choose(rows, logits[:, -1], step_number)
+        going = yield step
+        if not len(going):
+            return
+        rows = [rows[row] for row in going]
+        if len(rows) < decoder.num_rows:
+            decoder.reorder(going)
+        logits = decoder.extend(step.token_ids[going][:, None]).logits
+        step_number += 1
+
+
+def _choose(rows: Sequence[SampledRow], logits: Floats, step_number: int) -> Step:
+    """One token per row from raw logits (rows, vocab)."""
+    token_ids = np.full(len(rows), -1, np.int64)
+    logprobs = np.full(len(rows), np.nan)
+    errors: dict[int, OrtgptError] = {}
+    for index, row in enumerate(rows):
+        raw = logits[index]
+        normaliser = log_normaliser(raw)
+        if not np.isfinite(normaliser):
+            errors[index] = NonFiniteLogitsError(step_number)
+            continue
+        history = row.history.ids
+        try:
+            token_id = row.pick(history, row.process(history, raw))
+        except ConstraintError as error:
+            errors[index] = error
+            continue
+        row.history.append(token_id)
+        token_ids[index] = token_id
+        logprobs[index] = raw[token_id] - normaliser
+    return Step(token_ids, np.arange(len(rows)), logprobs, logits, errors)
