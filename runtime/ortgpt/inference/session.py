@@ -43,7 +43,7 @@ class Session:
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> None:
-        check_version(manifest)
+        check_installed_version(max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor)))
         self.provider = choose_provider(provider, manifest)
         self.threads = threads or default_threads()
         weights = sum(entry.size for entry in manifest.files.values())
@@ -110,14 +110,16 @@ class Session:
         return session
 
 
-def check_version(manifest: Manifest) -> None:
-    """Raise ProviderError when the installed onnxruntime is older than the bundle needs."""
-    found = parse_version(onnxruntime.__version__)
-    needed = max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor))
-    if found < needed:
+def available_providers() -> list[str]:
+    """The providers of the installed onnxruntime, by its own names."""
+    return list(onnxruntime.get_available_providers())
+
+
+def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> None:
+    """Raise ProviderError when the installed onnxruntime is older than `needed`."""
+    if parse_version(onnxruntime.__version__) < needed:
         raise ProviderError(
-            f"the bundle needs onnxruntime {needed[0]}.{needed[1]} or newer, "
-            f"{onnxruntime.__version__} is installed",
+            f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
             hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
         )
 
@@ -126,7 +128,7 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
     """The provider that will run the bundle. Asked for and not to be had is an error, never a fallback."""
     if wanted not in PROVIDERS:
         raise OptionError("provider", f"must be one of {', '.join(PROVIDERS)}, got {wanted!r}")
-    available = onnxruntime.get_available_providers()
+    available = available_providers()
     has_cuda = "CUDAExecutionProvider" in available
     if wanted == "cuda":
         if not has_cuda:

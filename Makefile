@@ -1,0 +1,68 @@
+# make demo     a story from the embedded checkpoint: sets up .venv, exports, generates (no torch, no hub)
+# make test     the whole test suite, with its own set-up
+# make check    format, lint, types, import floors
+# make compare  one prompt through every strategy
+
+PYTHON ?= python3
+PROMPT ?= Once upon a time there was a little fox who
+export PROMPT
+
+BIN := .venv/bin
+BUNDLE := models/storyteller-fp32
+CHECKPOINT := $(wildcard models/storyteller/*.json) models/storyteller/model.safetensors
+EXPORT_SOURCES := $(wildcard export/ortgpt_export/*.py)
+
+.PHONY: demo compare test check bench clean
+.DELETE_ON_ERROR:
+.SILENT:
+
+demo: $(BUNDLE)/manifest.json
+	$(BIN)/ortgpt generate "$$PROMPT" -m $(BUNDLE) --strategy sample --temperature 0.8 --top-p 0.95 \
+		--repetition-penalty 1.1 --max-new-tokens 200 --echo
+
+compare: $(BUNDLE)/manifest.json
+	$(BIN)/python examples/compare.py $(BUNDLE) "$$PROMPT"
+
+test: .venv/.dev .venv-lean/.ready
+	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.bench
+	$(BIN)/python benchmarks/decode_against_optimum.py
+
+$(BUNDLE)/manifest.json: $(CHECKPOINT) $(EXPORT_SOURCES) | .venv/.run
+	$(BIN)/ortgpt export models/storyteller -o $(BUNDLE) --force 1>&2
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv 1>&2
+	$(BIN)/python -m pip install --quiet --upgrade pip 1>&2
+
+# Running and exporting: no torch.
+.venv/.run: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export]" 1>&2
+	touch $@
+
+# Developing: torch comes from the constraints.
+.venv/.dev: pyproject.toml constraints-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt torch 1>&2
+	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable ".[dev]" 1>&2
+	touch $@ .venv/.run
+
+.venv/.bench: .venv/.dev benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt -r benchmarks/requirements.txt 1>&2
+	touch $@
+
+# What a user who only generates has: the tests run the whole runtime in it.
+.venv-lean/.ready: pyproject.toml $(shell find runtime/ortgpt -name '*.py')
+	test -x .venv-lean/bin/python || $(PYTHON) -m venv .venv-lean 1>&2
+	.venv-lean/bin/python -m pip install --quiet --upgrade --force-reinstall --no-deps . 1>&2
+	.venv-lean/bin/python -m pip install --quiet ".[cpu]" 1>&2
+	touch $@
+
+clean:
+	rm -rf .venv .venv-lean models/storyteller-* build dist

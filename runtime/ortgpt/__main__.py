@@ -1,0 +1,5 @@
+"""`python -m ortgpt`."""
+
+from ortgpt.cli.main import main
+
+main()

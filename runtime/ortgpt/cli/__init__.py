@@ -1,0 +1,1 @@
+"""The command line: parses, prints, and leaves everything else to the floors below."""

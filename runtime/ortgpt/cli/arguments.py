@@ -1,0 +1,42 @@
+"""Arguments that several commands share, and the flags of every option field."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ortgpt.options import Options
+from ortgpt.strategies import Sampling
+
+
+class ProviderName(StrEnum):
+    AUTO, CPU, CUDA = "auto", "cpu", "cuda"
+
+
+ModelPath = Annotated[
+    Path, typer.Option("-m", "--model", metavar="DIR", help="Bundle that `ortgpt export` wrote.")
+]
+ProviderOption = Annotated[
+    ProviderName, typer.Option("--provider", help="What runs the model; auto takes the best that can.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Threads of the model.", show_default="all")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No warnings, no progress, no timing line.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def flag(owner: type[Options] | type[Sampling], field: str, help_text: str, metavar: str = "X") -> Any:
+    """The flag of a dataclass field. Its default stays with the dataclass; help only shows it."""
+    default = next(entry.default for entry in dataclasses.fields(owner) if entry.name == field)
+    shown: bool | str = str(default)
+    if default is None or default is dataclasses.MISSING or default == ():
+        shown = False
+    name = "--" + field.replace("_", "-")
+    panel = "Sampling (with --strategy sample)" if owner is Sampling else "Text"
+    return typer.Option(name, metavar=metavar, help=help_text, show_default=shown, rich_help_panel=panel)

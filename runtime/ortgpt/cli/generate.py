@@ -1,0 +1,222 @@
+"""`ortgpt generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from ortgpt.cli.arguments import (
+    AsJson,
+    Debug,
+    ModelPath,
+    ProviderName,
+    ProviderOption,
+    Quiet,
+    Threads,
+    flag,
+)
+from ortgpt.cli.loading import load_model
+from ortgpt.cli.prompt_input import parse_biases, parse_ids, read_prompt_file, read_text_argument
+from ortgpt.errors import OptionError
+from ortgpt.options import OptionFields, Options, make_options
+from ortgpt.strategies import Greedy, Sampling, Strategy
+
+if TYPE_CHECKING:
+    from ortgpt.generator import Model
+    from ortgpt.results import Result, Timings
+
+OPTION_FIELDS = tuple(entry.name for entry in dataclasses.fields(Options) if entry.name != "processors")
+SAMPLING_FIELDS = tuple(entry.name for entry in dataclasses.fields(Sampling))
+
+
+class StrategyName(StrEnum):
+    GREEDY, SAMPLE = "greedy", "sample"
+
+
+def generate(
+    context: typer.Context,
+    model: ModelPath,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help='The text to continue; "-" or a pipe: from stdin.', show_default=False),
+    ] = None,
+    prompt_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="The prompt as token ids.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(metavar="F", help="One prompt per line.")] = None,
+    strategy: Annotated[StrategyName, typer.Option(help="How tokens are chosen.")] = StrategyName.GREEDY,
+    temperature: Annotated[
+        float | None, flag(Sampling, "temperature", "Divides the scores; 0: greedy.")
+    ] = None,
+    top_k: Annotated[int | None, flag(Sampling, "top_k", "Keep the K best tokens.", "K")] = None,
+    top_p: Annotated[float | None, flag(Sampling, "top_p", "Keep the best with this mass.", "P")] = None,
+    min_p: Annotated[float | None, flag(Sampling, "min_p", "Drop below P times the best.", "P")] = None,
+    typical_p: Annotated[
+        float | None, flag(Sampling, "typical_p", "Keep the typical with this mass.", "P")
+    ] = None,
+    max_new_tokens: Annotated[int | None, flag(Options, "max_new_tokens", "At most N tokens.", "N")] = None,
+    min_new_tokens: Annotated[int | None, flag(Options, "min_new_tokens", "No stop before N.", "N")] = None,
+    stop: Annotated[
+        list[str] | None, flag(Options, "stop", "End before this text (repeatable).", "TEXT")
+    ] = None,
+    stop_token_ids: Annotated[
+        list[str] | None,
+        flag(Options, "stop_token_ids", "Ids that end the text, or none; the bundle's eos.", "IDS"),
+    ] = None,
+    seed: Annotated[int | None, flag(Options, "seed", "Makes sampling repeatable.", "N")] = None,
+    n: Annotated[int | None, flag(Options, "n", "Sequences per prompt.", "N")] = None,
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Begin with the prompt.", rich_help_panel="Text")
+    ] = False,
+    repetition_penalty: Annotated[
+        float | None, flag(Options, "repetition_penalty", "Against tokens of prompt and output; 1: off.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, flag(Options, "presence_penalty", "Subtracted once from generated tokens.")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, flag(Options, "frequency_penalty", "Subtracted per use of a generated token.")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, flag(Options, "no_repeat_ngram_size", "No N-gram comes twice; 0: off.", "N")
+    ] = None,
+    bad_words: Annotated[
+        list[str] | None, flag(Options, "bad_words", "Exclude (repeatable).", "WORD")
+    ] = None,
+    logit_bias: Annotated[
+        list[str] | None, flag(Options, "logit_bias", "Added to a token's score (repeatable).", "ID=X")
+    ] = None,
+    logprobs: Annotated[
+        int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
+    ] = None,
+    max_time: Annotated[float | None, flag(Options, "max_time", "Stop after X seconds.")] = None,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the text when it is complete.")
+    ] = False,
+    as_json: AsJson = False,
+    provider: ProviderOption = ProviderName.AUTO,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Continue a prompt. The text goes to stdout, everything else to stderr.
+
+    ortgpt generate "Once upon a time" -m models/storyteller-fp32
+
+    ortgpt generate "The king" -m DIR --strategy sample --temperature 0.8 --top-p 0.95 --seed 7
+
+    echo "The fox" | ortgpt generate -m DIR --stop "." --json
+
+    ortgpt generate -m DIR --prompt-file prompts.txt --json > texts.jsonl
+    """
+    given = dict(context.params)
+    options = _options(given)
+    chosen = _strategy(strategy, {name: given[name] for name in SAMPLING_FIELDS if given[name] is not None})
+    if logprobs is not None and not as_json:
+        raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
+    prompts = _prompts(context, prompt, prompt_ids, prompt_file)
+    with load_model(model, provider, threads) as loaded:
+        is_streamed = len(prompts) == 1 and not (as_json or no_stream) and options.get("n", 1) == 1
+        try:
+            if is_streamed:
+                results = _stream(loaded, prompts[0], chosen, options)
+            elif prompt_file is not None:
+                results = loaded.generate_batch(prompts, chosen, **options)
+            else:
+                results = [_collect(loaded, prompts[0], chosen, options)]
+        except KeyboardInterrupt:
+            print()
+            raise
+        for result in results:
+            if as_json:
+                print(json.dumps(_document(str(model), result)))
+            elif not is_streamed:
+                _print_choices(result)
+        if not quiet:
+            _print_timings(results)
+    if any(choice.finish_reason == "cancelled" for result in results for choice in result.choices):
+        raise typer.Exit(130)
+
+
+def _options(given: dict[str, Any]) -> OptionFields:
+    """The option fields that were given, checked before anything is loaded."""
+    fields = {name: given[name] for name in OPTION_FIELDS if given[name] not in (None, [], False)}
+    if "stop_token_ids" in fields:
+        fields["stop_token_ids"] = parse_ids("stop_token_ids", fields["stop_token_ids"])
+    if "logit_bias" in fields:
+        fields["logit_bias"] = parse_biases(fields["logit_bias"])
+    options = cast(OptionFields, fields)
+    make_options(options)
+    return options
+
+
+def _strategy(name: StrategyName, sampling: dict[str, Any]) -> Strategy:
+    if name is StrategyName.SAMPLE:
+        return Sampling(**sampling)
+    for field in sampling:
+        raise OptionError(field, "belongs to --strategy sample", hint="add --strategy sample")
+    return Greedy()
+
+
+def _prompts(
+    context: typer.Context, prompt: str | None, prompt_ids: str | None, prompt_file: Path | None
+) -> list[str | list[int]]:
+    if sum(source is not None for source in (prompt, prompt_ids, prompt_file)) > 1:
+        raise OptionError(
+            "prompt", "can come from one place only: an argument, --prompt-ids or --prompt-file"
+        )
+    if prompt_ids is not None:
+        return [parse_ids("prompt_ids", prompt_ids)]
+    if prompt_file is not None:
+        return [*read_prompt_file(prompt_file)]
+    return [read_text_argument(prompt, context, "prompt")]
+
+
+def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> list[Result]:
+    """Print text as it comes. Ctrl-C ends it with what has been written."""
+    stream = model.stream(prompt, strategy, **options)
+    try:
+        for event in stream:
+            if event.text:
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        stream.close()
+    print()
+    return [stream.result]
+
+
+def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
+    """Like generate, but Ctrl-C gives what there is."""
+    stream = model.stream(prompt, strategy, **options)
+    try:
+        for _ in stream:
+            pass
+    except KeyboardInterrupt:
+        stream.close()
+    return stream.result
+
+
+def _print_choices(result: Result) -> None:
+    for choice in result.choices:
+        print(choice.text)
+
+
+def _document(model: str, result: Result) -> dict[str, Any]:
+    data = dataclasses.asdict(result)
+    data["timings"] = {key: round(value, 6) for key, value in data["timings"].items()}
+    return {"model": model, **data}
+
+
+def _print_timings(results: list[Result]) -> None:
+    first: Timings = results[0].timings
+    tokens = sum(result.timings.generated_tokens for result in results)
+    speed = sum(result.timings.tokens_per_second for result in results)
+    print(
+        f"{tokens} tokens, {speed:.1f} tokens/s, first after {first.ttft_s:.3f} s, load {first.load_s:.2f} s",
+        file=sys.stderr,
+    )

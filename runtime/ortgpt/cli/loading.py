@@ -1,0 +1,33 @@
+"""Loading a model from the command line, so that Ctrl-C works while onnxruntime is busy."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ortgpt.cli.arguments import ProviderName
+
+if TYPE_CHECKING:
+    from ortgpt.generator import Model
+
+
+def load_model(path: Path, provider: ProviderName, threads: int | None) -> Model:
+    """`ortgpt.load` in a thread: the main thread stays free to hear signals."""
+    outcome: list[Model | BaseException] = []
+
+    def work() -> None:
+        try:
+            from ortgpt.generator import load
+
+            outcome.append(load(path, provider=provider.value, threads=threads))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="ortgpt-load")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]

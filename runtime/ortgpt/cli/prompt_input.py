@@ -1,0 +1,74 @@
+"""Where prompts come from: the argument, stdin, ids or a file. Never waits for a keyboard."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from ortgpt.checks import check_int, shown
+from ortgpt.errors import OptionError
+
+
+def read_text_argument(text: str | None, context: typer.Context, name: str) -> str:
+    """The argument itself, or stdin for "-" and for a missing argument behind a pipe."""
+    if text is not None and text != "-":
+        return text
+    if text is None and sys.stdin.isatty():
+        typer.echo(context.get_help(), err=True)
+        raise OptionError(name, "is missing", hint=f"give it as an argument, or pipe it in with `{name} -`")
+    return read_stdin(name)
+
+
+def read_stdin(name: str) -> str:
+    """All of stdin, less one newline at the end, which `echo` adds."""
+    text = decode_utf8(sys.stdin.buffer.read(), name)
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def read_prompt_file(path: Path) -> list[str]:
+    """One prompt per line; empty lines are skipped."""
+    try:
+        text = decode_utf8(path.read_bytes(), "prompt_file")
+    except OSError as error:
+        raise OptionError("prompt_file", f"{path} can't be read: {error.strerror}") from None
+    prompts = [line for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+    if not prompts:
+        raise OptionError("prompt_file", f"{path} holds no prompt")
+    return prompts
+
+
+def parse_ids(option: str, values: list[str] | str) -> list[int]:
+    """Ids from "1,2,3", from repeated flags, or both; "none" is an empty list."""
+    joined = ",".join([values] if isinstance(values, str) else values)
+    if joined.strip().lower() == "none":
+        return []
+    return [_int(option, part) for part in joined.split(",")]
+
+
+def parse_biases(values: list[str]) -> dict[int, float]:
+    """{id: bias} from "ID=VALUE" flags."""
+    biases: dict[int, float] = {}
+    for value in values:
+        token_id, _, bias = value.partition("=")
+        try:
+            biases[_int("logit_bias", token_id)] = float(bias)
+        except ValueError:
+            raise OptionError("logit_bias", f"must look like ID=VALUE, got {shown(value)}") from None
+    return biases
+
+
+def decode_utf8(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OptionError(name, f"is not UTF-8 text (byte {error.start})") from None
+
+
+def _int(option: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # also for more digits than Python converts
+        raise OptionError(option, f"must be token ids like 1,2,3, got {shown(text)}") from None
+    return check_int(option, value, 0)

@@ -1,0 +1,60 @@
+"""Checkpoints, bundles and models that many tests share, each made once per test process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import make_checkpoint
+
+import ortgpt
+from ortgpt_export.exporter import export_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MakeBundle = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def storyteller() -> Path:
+    """The checkpoint that ships with the project."""
+    return ROOT / "models" / "storyteller"
+
+
+@pytest.fixture(scope="session")
+def storyteller_bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bundles") / "storyteller-fp32"
+    export_checkpoint(str(storyteller), bundle, verify="none")
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def storyteller_model(storyteller_bundle: Path) -> Iterator[ortgpt.Model]:
+    with ortgpt.load(storyteller_bundle, threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_bundle(onnxruntime_floor="1.32", **config) -> directory of a random model's bundle."""
+    made: dict[str, Path] = {}
+
+    def make(onnxruntime_floor: str = "1.32", **config: Any) -> Path:
+        key = repr((onnxruntime_floor, sorted(config.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("random")
+            checkpoint = make_checkpoint(folder / "checkpoint", **config)
+            made[key] = folder / "bundle"
+            export_checkpoint(str(checkpoint), made[key], verify="none", onnxruntime_floor=onnxruntime_floor)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_bundle: MakeBundle) -> Iterator[ortgpt.Model]:
+    """A random model of bytes: fast, and it writes every kind of broken UTF-8."""
+    with ortgpt.load(make_bundle(), threads=1) as model:
+        yield model

@@ -1,0 +1,108 @@
+"""The cache's verbs against plain lists of per-row tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ortgpt.errors import ProviderError
+from ortgpt.inference import cache as cache_module
+from ortgpt.inference.cache import MIN_CAPACITY, SPARE, Cache
+from ortgpt.manifest import Architecture
+
+SHAPE = Architecture(
+    model_type="gpt2",
+    layers=2,
+    heads=3,
+    head_size=8,
+    cache_head_size=8,
+    width=24,
+    context=300,
+    vocab_size=10,
+    tokenizer_size=10,
+    bos_token_id=0,
+    eos_token_ids=(0,),
+)
+
+
+def filled(lengths: list[int], rows: int | None = None) -> Cache:
+    """A cache whose every used cell tells its row and position."""
+    cache = Cache(SHAPE, rows or len(lengths))
+    cache.reserve(max(lengths))
+    for row, length in enumerate(lengths):
+        cache.buffer[:, row, :, :length] = (1000 * row + np.arange(length))[None, None, :, None]
+    cache.lengths[:] = lengths
+    return cache
+
+
+def contents(cache: Cache) -> list[list[int]]:
+    """Every row's cells; all layers, heads and channels must agree."""
+    rows = []
+    for row, length in enumerate(cache.lengths):
+        used = cache.buffer[:, row, :, :length]
+        assert (used == used[:1, :1, :, :1]).all()
+        rows.append(used[0, 0, :, 0].astype(int).tolist())
+    return rows
+
+
+@pytest.mark.parametrize("source", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2], [0, 0], [1, 1, 1, 2, 0], []])
+def test_reorder_continues_each_row_from_its_source(source: list[int]) -> None:
+    cache = filled([5, 70, 3])
+    expected = [contents(cache)[row] for row in source]
+    cache.reorder(np.asarray(source, np.int64))
+    assert contents(cache) == expected
+
+
+def test_growing_keeps_what_is_stored_and_doubles() -> None:
+    cache = filled([5, 60])
+    before = contents(cache)
+    assert cache.capacity == MIN_CAPACITY
+    cache.reserve(MIN_CAPACITY)
+    assert cache.capacity == 2 * MIN_CAPACITY
+    assert contents(cache) == before
+
+
+def test_growing_by_doubling_stops_at_the_context() -> None:
+    cache = filled([200])
+    cache.reserve(SHAPE.context)
+    assert cache.capacity == SHAPE.context + SPARE
+
+
+def test_growing_announces_that_the_buffer_moved() -> None:
+    cache = filled([5])
+    generation = cache.generation
+    cache.reserve(6)
+    assert cache.generation == generation
+    cache.reserve(MIN_CAPACITY + 1)
+    assert cache.generation != generation
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [2], [0, 1], [2, 0], [1, 2]])
+def test_keep_moves_the_chosen_tokens_down(chosen: list[int]) -> None:
+    cache = filled([4, 8])
+    row = contents(cache)[1]
+    cache.keep(1, 5, chosen)
+    assert contents(cache) == [contents(cache)[0], row[:5] + [row[5 + index] for index in chosen]]
+
+
+def test_a_copy_lives_on_its_own() -> None:
+    cache = filled([4, 8])
+    twin = cache.copy()
+    before = contents(cache)
+    twin.buffer[:] = -1
+    twin.lengths[:] = 1
+    assert contents(cache) == before
+
+
+def test_release_frees_the_buffer() -> None:
+    cache = filled([4, 8])
+    cache.release()
+    assert (cache.num_rows, cache.nbytes) == (0, 0)
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 72"""
+    monkeypatch.setattr("ortgpt.inference.memory.available_bytes", lambda: 1_000)
+    assert cache_module.check_memory.__module__ == "ortgpt.inference.memory"
+    with pytest.raises(ProviderError, match=r"needs .* MB, .* MB are available"):
+        filled([5])

@@ -1,0 +1,228 @@
+"""The decoder's numbers do not depend on chunks, neighbours or history; its verbs mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ortgpt
+from ortgpt.interfaces import Decoder
+from ortgpt_export.checkpoint import open_checkpoint
+from ortgpt_export.reference import forward
+
+MakeBundle = Callable[..., Path]
+
+# context 320: room for several attention blocks of 128
+SHAPES = {
+    "even": {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_positions": 320},
+    "odd heads of 12": {"n_layer": 3, "n_head": 3, "n_embd": 36, "n_positions": 320},
+    "1.31": {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_positions": 320, "onnxruntime_floor": "1.31"},
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def bundle(request: pytest.FixtureRequest, make_bundle: MakeBundle) -> Path:
+    return make_bundle(**SHAPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> ortgpt.Model:
+    return ortgpt.load(bundle, threads=2)
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([seed, count]).integers(0, 257, count).tolist()
+
+
+def all_logits(decoder: Decoder, tokens: Sequence[int]) -> np.ndarray:
+    return decoder.extend([tokens], outputs="all").logits[0].copy()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 127, 128, 129, 130, 257, 512])
+def test_prefill_is_bit_equal_under_every_chunk_size(bundle: Path, model: ortgpt.Model, chunk: int) -> None:
+    tokens = ids(300)
+    whole = model.decoder().extend([tokens], outputs="all", hidden=True)
+    with ortgpt.load(bundle, threads=2, prefill_chunk=chunk) as chunked:
+        parts = chunked.decoder().extend([tokens], outputs="all", hidden=True)
+        assert np.array_equal(parts.logits, whole.logits)
+        assert np.array_equal(parts.hidden, whole.hidden)
+        assert np.array_equal(chunked.decoder().extend([tokens]).logits[0, 0], whole.logits[0, -1])
+
+
+def test_prefill_of_ragged_rows_is_bit_equal_to_each_alone(model: ortgpt.Model) -> None:
+    prompts = [ids(width) for width in (1, 129, 7, 257, 2, 64, 300, 1)]
+    together = model.decoder(len(prompts)).extend(prompts).logits
+    for row, prompt in enumerate(prompts):
+        assert np.array_equal(together[row], model.decoder().extend([prompt]).logits[0])
+
+
+def test_a_decode_step_among_eight_ragged_rows_is_bit_equal_to_one_alone(model: ortgpt.Model) -> None:
+    prompts = [ids(width) for width in (1, 129, 7, 257, 2, 64, 300, 1)]
+    batch = model.decoder(len(prompts))
+    batch.extend(prompts)
+    alone = [model.decoder() for _ in prompts]
+    for decoder, prompt in zip(alone, prompts, strict=True):
+        decoder.extend([prompt])
+    for step in range(5):
+        new = [[token] for token in ids(len(prompts), seed=step)]
+        together = batch.extend(new).logits
+        for row, decoder in enumerate(alone):
+            assert np.array_equal(together[row], decoder.extend([new[row]]).logits[0])
+
+
+def test_prompt_and_64_cached_steps_match_the_plain_numpy_forward(bundle: Path, model: ortgpt.Model) -> None:
+    checkpoint = open_checkpoint(bundle.parent / "checkpoint")
+    tokens = ids(84)
+    expected_logits, expected_hidden = forward(checkpoint.weights(), checkpoint.config, tokens)
+    decoder = model.decoder()
+    first = decoder.extend([tokens[:20]], outputs="all", hidden=True)
+    logits, hidden = [first.logits[0].copy()], [first.hidden[0].copy()]
+    for token in tokens[20:]:
+        step = decoder.extend([[token]], hidden=True)
+        logits.append(step.logits[0].copy())
+        hidden.append(step.hidden[0].copy())
+    assert np.abs(np.concatenate(logits) - expected_logits).max() <= 2e-4
+    assert np.abs(np.concatenate(hidden) - expected_hidden).max() <= 2e-4
+
+
+def test_several_new_tokens_on_a_past_equal_the_same_tokens_at_once(model: ortgpt.Model) -> None:
+    tokens = [ids(40), ids(25)]
+    whole = [all_logits(model.decoder(), row) for row in tokens]
+    decoder = model.decoder(2)
+    decoder.extend([tokens[0][:30], tokens[1][:10]])
+    part = decoder.extend([tokens[0][30:], tokens[1][10:]], outputs="all").logits
+    assert np.array_equal(part[0, :10], whole[0][30:])
+    assert np.array_equal(part[1, :15], whole[1][10:])
+
+
+@pytest.mark.parametrize("source", [[2, 0, 1], [0, 2], [1], [1, 1, 0, 2, 2]])
+def test_reorder_continues_rows_from_their_sources(model: ortgpt.Model, source: list[int]) -> None:
+    prompts = [ids(9), ids(30), ids(4)]
+    decoder = model.decoder(3)
+    decoder.extend(prompts)
+    decoder.reorder(source)
+    new = ids(len(source), seed=1)
+    logits = decoder.extend([[token] for token in new]).logits
+    assert decoder.lengths.tolist() == [len(prompts[row]) + 1 for row in source]
+    for row, origin in enumerate(source):
+        alone = model.decoder()
+        alone.extend([prompts[origin]])
+        assert np.array_equal(logits[row], alone.extend([[new[row]]]).logits[0])
+
+
+def test_repeat_makes_adjacent_equal_rows(model: ortgpt.Model) -> None:
+    decoder = model.decoder(2)
+    decoder.extend([ids(9), ids(30)])
+    decoder.repeat(3)
+    logits = decoder.extend([[5]] * 6).logits
+    assert decoder.lengths.tolist() == [10, 10, 10, 31, 31, 31]
+    assert np.array_equal(logits[0], logits[2])
+    assert np.array_equal(logits[3], logits[5])
+    assert not np.array_equal(logits[0], logits[3])
+
+
+def test_a_fork_and_its_origin_go_different_ways(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    decoder.extend([ids(20)])
+    fork = decoder.fork()
+    there = fork.extend([[1]]).logits.copy()
+    here = decoder.extend([[2]]).logits.copy()
+    fresh = model.decoder()
+    fresh.extend([ids(20)])
+    assert np.array_equal(here, fresh.extend([[2]]).logits)
+    fresh.trim([20])
+    assert np.array_equal(there, fresh.extend([[1]]).logits)
+
+
+def test_trim_forgets_the_tokens_behind(model: ortgpt.Model) -> None:
+    tokens = ids(40)
+    decoder = model.decoder()
+    decoder.extend([tokens])
+    decoder.trim([15])
+    again = decoder.extend([tokens[15:]], outputs="all").logits[0]
+    assert np.array_equal(again, all_logits(model.decoder(), tokens)[15:])
+
+
+def test_siblings_see_the_past_and_themselves_only(model: ortgpt.Model) -> None:
+    prompts, candidates = [ids(21), ids(66)], [ids(4, seed=1), ids(4, seed=2)]
+    decoder = model.decoder(2)
+    decoder.extend(prompts)
+    shared = decoder.extend(candidates, outputs="all", hidden=True, siblings=True)
+    for row, prompt in enumerate(prompts):
+        for place, candidate in enumerate(candidates[row]):
+            alone = model.decoder()
+            alone.extend([prompt])
+            expected = alone.extend([[candidate]], hidden=True)
+            assert np.abs(shared.logits[row, place] - expected.logits[0, 0]).max() < 2e-4
+            assert np.abs(shared.hidden[row, place] - expected.hidden[0, 0]).max() < 2e-4
+
+
+def test_keeping_a_sibling_continues_as_if_it_had_come_alone(model: ortgpt.Model) -> None:
+    prompts, candidates = [ids(21), ids(66)], [ids(4, seed=1), ids(4, seed=2)]
+    decoder = model.decoder(2)
+    decoder.extend(prompts)
+    decoder.extend(candidates, outputs="all", siblings=True)
+    decoder.keep([[2], [3]])
+    plain = model.decoder(2)
+    plain.extend([[*prompts[0], candidates[0][2]], [*prompts[1], candidates[1][3]]])
+    assert decoder.lengths.tolist() == plain.lengths.tolist()
+    difference = decoder.extend([[7], [8]]).logits - plain.extend([[7], [8]]).logits
+    assert np.abs(difference).max() < 2e-4
+
+
+def test_keep_of_drafts_drops_the_rejected_tail(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    decoder.extend([ids(21)])
+    decoder.extend([[1, 2, 3, 4]], outputs="all")
+    decoder.keep([[0, 1]])
+    plain = model.decoder()
+    plain.extend([[*ids(21), 1, 2]])
+    assert np.array_equal(decoder.extend([[9]]).logits, plain.extend([[9]]).logits)
+
+
+def test_growth_of_the_cache_changes_nothing(model: ortgpt.Model) -> None:
+    tokens = ids(319)
+    decoder = model.decoder()
+    decoder.extend([tokens[:10]])
+    capacity = decoder.capacity
+    for token in tokens[10:]:
+        grown = decoder.extend([[token]]).logits[0, 0]
+    assert decoder.capacity > capacity
+    assert np.abs(grown - model.decoder().extend([tokens]).logits[0, 0]).max() < 2e-4
+
+
+def test_the_last_place_of_the_context_can_be_used_and_no_more(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    decoder.extend([ids(319)])
+    decoder.extend([[1]])
+    with pytest.raises(ortgpt.ContextLengthError, match="321 tokens, the context is 320"):
+        decoder.extend([[1]])
+
+
+@pytest.mark.parametrize("bad", [[[-1]], [[257]], [[]], [[1], [2]], [[[1]]]])
+def test_bad_ids_are_refused_before_the_graph_sees_them(model: ortgpt.Model, bad: list[list[int]]) -> None:
+    with pytest.raises(ortgpt.OptionError, match="token_ids"):
+        model.decoder().extend(bad)
+
+
+def test_bad_rows_and_lengths_are_refused(model: ortgpt.Model) -> None:
+    decoder = model.decoder(2)
+    decoder.extend([[1, 2], [3]])
+    with pytest.raises(ortgpt.OptionError, match="source_rows"):
+        decoder.reorder([0, 2])
+    with pytest.raises(ortgpt.OptionError, match="lengths"):
+        decoder.trim([3, 1])
+    with pytest.raises(ortgpt.OptionError, match="chosen"):
+        decoder.keep([[0], [1]])
+
+
+def test_the_cache_is_counted_and_released(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    decoder.extend([ids(5)])
+    shape = model.manifest.architecture
+    assert decoder.nbytes == decoder.capacity * shape.cache_bytes_per_token()
+    decoder.release()
+    assert (decoder.nbytes, decoder.num_rows) == (0, 0)
