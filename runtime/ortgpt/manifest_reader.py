@@ -32,6 +32,8 @@ from ortgpt.manifest import (
 
 logger = logging.getLogger("ortgpt")
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, but it is not text
+
 
 def read_manifest(text: str | bytes) -> Manifest:
     """Parse and check a manifest. Raises BundleError that lists every problem found."""
@@ -80,7 +82,7 @@ class _Reader:
             provenance=self._provenance(sections["provenance"]),
             probe=self._probe(sections["probe"]),
             parity="skipped" if parity == "skipped" else self._parity(self._section(data, "parity")),
-            notes=tuple(str(note) for note in data.get("notes") or ()),
+            notes=self._notes(data.get("notes", [])),
         )
         self._check_whole(manifest)
         if self.problems:
@@ -187,17 +189,26 @@ class _Reader:
 
     def _float(self, data: dict[str, Any], name: str, where: str) -> float:
         value = data.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self.problems.append(f"{where}{name} must be a finite number")
-            return 0.0
-        return float(value)
+        try:
+            if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+                return float(value)
+        except OverflowError:  # an integer beyond every float
+            pass
+        self.problems.append(f"{where}{name} must be a finite number")
+        return 0.0
 
     def _str(self, data: dict[str, Any], name: str, where: str = "") -> str:
         value = data.get(name)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or _LONE_SURROGATE.search(value):
             self.problems.append(f"{where}{name} must be a string")
             return ""
         return value
+
+    def _notes(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(note, str) for note in value):
+            self.problems.append("notes must be a list of strings")
+            return ()
+        return tuple(value)
 
     def _bool(self, data: dict[str, Any], name: str) -> bool:
         value = data.get(name)

@@ -144,7 +144,7 @@ def generate(
 
 def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
-    fields = {name: given[name] for name in OPTION_FIELDS if given[name] not in (None, [], False)}
+    fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given[name])}
     if "stop_token_ids" in fields:
         fields["stop_token_ids"] = parse_ids("stop_token_ids", fields["stop_token_ids"])
     if "logit_bias" in fields:
@@ -152,6 +152,11 @@ def _options(given: dict[str, Any]) -> OptionFields:
     options = cast(OptionFields, fields)
     make_options(options)
     return options
+
+
+def _is_given(value: object) -> bool:
+    # Not `in (None, False)`: 0 equals False, and --max-new-tokens 0 means something.
+    return value is not None and value is not False and not (isinstance(value, list | tuple) and not value)
 
 
 def _strategy(name: StrategyName, sampling: dict[str, Any]) -> Strategy:

@@ -11,6 +11,7 @@ import pytest
 import ortgpt
 from ortgpt.interfaces import Decoder
 from ortgpt_export.checkpoint import open_checkpoint
+from ortgpt_export.config import read_config
 from ortgpt_export.reference import forward
 
 MakeBundle = Callable[..., Path]
@@ -74,9 +75,10 @@ def test_a_decode_step_among_eight_ragged_rows_is_bit_equal_to_one_alone(model: 
 
 
 def test_prompt_and_64_cached_steps_match_the_plain_numpy_forward(bundle: Path, model: ortgpt.Model) -> None:
-    checkpoint = open_checkpoint(bundle.parent / "checkpoint")
     tokens = ids(84)
-    expected_logits, expected_hidden = forward(checkpoint.weights(), checkpoint.config, tokens)
+    config = read_config(bundle.parent / "checkpoint")
+    with open_checkpoint(bundle.parent / "checkpoint", config) as weights:
+        expected = forward(dict(weights), config, np.asarray(tokens))
     decoder = model.decoder()
     first = decoder.extend([tokens[:20]], outputs="all", hidden=True)
     logits, hidden = [first.logits[0].copy()], [first.hidden[0].copy()]
@@ -84,8 +86,8 @@ def test_prompt_and_64_cached_steps_match_the_plain_numpy_forward(bundle: Path, 
         step = decoder.extend([[token]], hidden=True)
         logits.append(step.logits[0].copy())
         hidden.append(step.hidden[0].copy())
-    assert np.abs(np.concatenate(logits) - expected_logits).max() <= 2e-4
-    assert np.abs(np.concatenate(hidden) - expected_hidden).max() <= 2e-4
+    assert np.abs(np.concatenate(logits) - expected.logits).max() <= 2e-4
+    assert np.abs(np.concatenate(hidden) - expected.hidden).max() <= 2e-4
 
 
 def test_several_new_tokens_on_a_past_equal_the_same_tokens_at_once(model: ortgpt.Model) -> None:

@@ -1,0 +1,121 @@
+"""`ortgpt export`: mounted by the runtime's command line through the entry point `ortgpt.commands`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ortgpt.manifest import Manifest
+
+if TYPE_CHECKING:
+    from ortgpt_export.exporter import Progress
+
+STAGES = {"read": "reading", "write": "writing", "verify": "verifying"}
+
+
+class Precision(StrEnum):
+    FP32, FP16, INT8, INT4 = "fp32", "fp16", "int8", "int4"
+
+
+class Via(StrEnum):
+    GRAPH, OPTIMUM = "graph", "optimum"
+
+
+class Verify(StrEnum):
+    NONE, NUMPY, TORCH = "none", "numpy", "torch"
+
+
+class Floor(StrEnum):
+    V1_31, V1_32 = "1.31", "1.32"
+
+
+def export(
+    source: Annotated[str, typer.Argument(help="Checkpoint directory, or a hub id like gpt2 or org/name.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the bundle goes.")],
+    precision: Annotated[Precision, typer.Option(help="Of the weights; only fp32 so far.")] = Precision.FP32,
+    via: Annotated[Via, typer.Option(help="How the graph is made; only graph so far.")] = Via.GRAPH,
+    verify: Annotated[
+        Verify, typer.Option(help="What the bundle is compared with before it is written.")
+    ] = Verify.NUMPY,
+    revision: Annotated[
+        str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub id.")
+    ] = None,
+    onnxruntime_floor: Annotated[
+        Floor, typer.Option(help="Oldest onnxruntime to run it; 1.31 reads prompts of a batch one by one.")
+    ] = Floor.V1_32,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No warnings, no progress, no last line.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Turn a GPT-2 checkpoint into a bundle.
+
+    ortgpt export models/storyteller -o models/storyteller-fp32
+
+    ortgpt export openai-community/gpt2 -o models/gpt2 --revision main
+
+    ortgpt export ./checkpoint -o bundle --verify torch --force
+    """
+    from ortgpt_export.exporter import export_checkpoint  # onnx and safetensors take their time
+
+    started = time.perf_counter()
+    with _progress_bars(quiet) as progress:
+        manifest = export_checkpoint(
+            source,
+            output,
+            precision=precision.value,
+            via=via.value,
+            verify=verify.value,
+            revision=revision,
+            onnxruntime_floor=onnxruntime_floor.value,
+            force=force,
+            quiet=quiet,
+            progress=progress,
+        )
+    if not quiet:
+        print(summary(output, manifest, time.perf_counter() - started), file=sys.stderr)
+
+
+def summary(output: Path, manifest: Manifest, seconds: float) -> str:
+    """One line: where the bundle is, how large, how close to the reference."""
+    megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
+    parity = "not verified"
+    if manifest.parity != "skipped":
+        parity = (
+            f"max logits difference {manifest.parity.max_abs_logits_difference:.1e} "
+            f"against {manifest.parity.reference}"
+        )
+    return f"{output}: {manifest.precision}, {megabytes:,.1f} MB, {parity}, {seconds:.1f} s"
+
+
+@contextmanager
+def _progress_bars(quiet: bool) -> Iterator[Progress]:
+    """A bar per stage on stderr, each from its first report on."""
+    if quiet:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    tasks: dict[str, TaskID] = {}
+    bars = Progress(*columns, console=Console(stderr=True), transient=not sys.stderr.isatty())
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            bars.start()  # not before: a download shows the hub's own bars
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(STAGES[stage], total=total)
+        bars.update(tasks[stage], completed=done)
+
+    try:
+        yield progress
+    finally:
+        if tasks:
+            bars.stop()

@@ -1,0 +1,38 @@
+"""A known answer for the manifest: a sentence, its ids, and the id that the model finds likeliest next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ortgpt.errors import CheckpointError
+from ortgpt.interfaces import Floats, Tokenizer
+from ortgpt.manifest import Probe
+from ortgpt_export.config import GPT2Config
+from ortgpt_export.reference import forward
+
+TEXT = "Once upon a time there was a king who had three daughters."
+CLEAR_MARGIN = 1e-2  # logits; far above what two correct implementations differ by
+MAX_TRIES = 4
+
+
+def make_probe(weights: Mapping[str, Floats], config: GPT2Config, tokenizer: Tokenizer) -> Probe:
+    """The sentence, or the longest part of it that fits the context and has a clear answer."""
+    best: tuple[float, Probe] | None = None
+    tries = 0
+    for end in range(len(TEXT), 0, -1):
+        token_ids = tuple(tokenizer.encode(TEXT[:end]))
+        if not 1 <= len(token_ids) <= config.n_positions:
+            continue
+        logits = forward(weights, config, np.array(token_ids)).logits[-1, : tokenizer.size]
+        argmax = int(logits.argmax())
+        margin = float(logits[argmax] - np.delete(logits, argmax).max(initial=-np.inf))
+        if best is None or margin > best[0]:
+            best = margin, Probe(text=TEXT[:end], token_ids=token_ids, argmax=argmax)
+        tries += 1
+        if margin >= CLEAR_MARGIN or tries == MAX_TRIES:
+            break
+    if best is None:
+        raise CheckpointError(f"the tokenizer finds no token in {TEXT!r}")
+    return best[1]

@@ -1,0 +1,127 @@
+"""Compares a bundle, as the runtime runs it, with an independent forward pass of the same weights.
+
+The only module here that uses the runtime, and through its public names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import ortgpt
+from ortgpt.errors import BundleError, MissingExtraError
+from ortgpt.interfaces import Floats, Ids
+from ortgpt.manifest import Parity
+from ortgpt_export.config import GPT2Config
+from ortgpt_export.reference import forward
+
+PROMPT_TOKENS, CACHED_STEPS = 24, 16
+LIMIT = 2e-4  # largest difference of a logit, and of a hidden state, in an fp32 bundle
+
+OnStep = Callable[[int, int], None]
+"""Is told (forward passes done, all of them)."""
+
+Reference = Callable[[Ids], tuple[Floats, Floats]]
+"""(tokens,) -> logits (tokens, vocab), hidden (tokens, n_embd)"""
+
+
+def check_available(reference: str) -> None:
+    """Raise MissingExtraError when a verification can't run here: known before the work starts."""
+    needed = [("onnxruntime", "cpu")] if reference != "none" else []
+    needed += [("torch", "dev"), ("transformers", "dev")] if reference == "torch" else []
+    for package, extra in needed:
+        if find_spec(package) is None:
+            raise MissingExtraError(f"--verify {reference}", extra, package=package)
+
+
+class _Run(NamedTuple):
+    token_ids: Ids  # (tokens,) all that went into the model
+    logits: Floats  # (tokens, vocab)
+    hidden: Floats  # (tokens, n_embd)
+
+
+def numpy_reference(weights: Mapping[str, Floats], config: GPT2Config) -> Reference:
+    """The forward pass of `reference.py`."""
+
+    def run(token_ids: Ids) -> tuple[Floats, Floats]:
+        result = forward(weights, config, token_ids)
+        return result.logits, result.hidden
+
+    return run
+
+
+def torch_reference(directory: Path) -> Reference:
+    """transformers' GPT2LMHeadModel of a checkpoint directory."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    # eager: transformers' faster attention ignores scale_attn_weights and its sibling
+    model = GPT2LMHeadModel.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+    ).eval()
+
+    def run(token_ids: Ids) -> tuple[Floats, Floats]:
+        with torch.no_grad():
+            result = model(torch.from_numpy(token_ids)[None], output_hidden_states=True)
+        return result.logits[0].numpy(), result.hidden_states[-1][0].numpy()
+
+    return run
+
+
+def measure_parity(
+    directory: Path, config: GPT2Config, reference: Reference, name: str, on_step: OnStep = lambda *_: None
+) -> Parity:
+    """Compare prefill and greedy cached steps of a bundle with one uncached pass of the reference.
+
+    The prompt is random with a fixed seed. Raises BundleError when a difference exceeds LIMIT.
+    """
+    prompt_tokens = max(1, min(PROMPT_TOKENS, config.n_positions - CACHED_STEPS))
+    steps = min(CACHED_STEPS, config.n_positions - prompt_tokens)
+    prompt = np.random.default_rng(0).integers(0, config.vocab_size, prompt_tokens)
+    bundle = _run_bundle(directory, prompt, steps, on_step)
+    logits, hidden = reference(bundle.token_ids)
+    on_step(steps + 2, steps + 2)
+    parity = Parity(
+        reference=name,
+        prompt_tokens=prompt_tokens,
+        cached_steps=steps,
+        max_abs_logits_difference=float(np.abs(bundle.logits - logits).max()),
+        max_abs_hidden_difference=float(np.abs(bundle.hidden - hidden).max()),
+        greedy_agreement=float((bundle.logits.argmax(-1) == logits.argmax(-1)).mean()),
+    )
+    _check(parity)
+    return parity
+
+
+def _run_bundle(directory: Path, prompt: Ids, steps: int, on_step: OnStep) -> _Run:
+    """Prefill the prompt, then feed the likeliest token `steps` times."""
+    token_ids, logits, hidden = [prompt], [], []
+    with ortgpt.load(directory, provider="cpu") as model:
+        decoder = model.decoder()
+        for step in range(steps + 1):
+            outputs = decoder.extend([token_ids[-1]], outputs="all", hidden=True)
+            assert outputs.hidden is not None
+            logits.append(outputs.logits[0].copy())  # the decoder reuses its buffers
+            hidden.append(outputs.hidden[0].copy())
+            if step < steps:
+                token_ids.append(logits[-1][-1:].argmax(axis=-1))
+            on_step(step + 1, steps + 2)
+        decoder.release()
+    return _Run(np.concatenate(token_ids), np.concatenate(logits), np.concatenate(hidden))
+
+
+def _check(parity: Parity) -> None:
+    for what, difference in (
+        ("logits", parity.max_abs_logits_difference),
+        ("hidden states", parity.max_abs_hidden_difference),
+    ):
+        if not difference <= LIMIT:  # also NaN
+            raise BundleError(
+                f"the bundle's {what} differ from the {parity.reference} reference by {difference:.2e}, "
+                f"more than {LIMIT:.0e}; nothing was written",
+                hint="--verify none writes the bundle all the same, and its manifest says so",
+            )

@@ -1,0 +1,53 @@
+"""Looks through a bundle's weights for values that no trained model has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.bundle.bundle import Bundle
+from ortgpt.bundle.weights import map_initializers
+from ortgpt.bundle.wire import read_model
+
+CHUNK = 1 << 20
+# Of SkipLayerNormalization's inputs (values, what is added, scale, shift, bias).
+SCALE_INPUT = 2
+
+
+def find_bad_weights(bundle: Bundle) -> list[str]:
+    """What is wrong with which initializer, one line each, beginning with its name.
+
+    Counts NaN, infinite and denormal values (which slow the processor down and come from damage or
+    a diverged training) and reports a final layer norm whose scale is all zero.
+    """
+    arrays = map_initializers(bundle)
+    found = [f"{name}: {fault}" for name, array in arrays.items() if (fault := _describe(array))]
+    scale = _final_scale(bundle)
+    if scale in arrays and not arrays[scale].any():
+        found.append(f"{scale}: all zero, so every prediction is the same")
+    return found
+
+
+def _describe(array: NDArray[Any]) -> str:
+    """Counts of what should not be there: "3 NaN, 1 infinite"; empty when all is well."""
+    if array.dtype.kind != "f":
+        return ""
+    counts = dict.fromkeys(("NaN", "infinite", "denormal"), 0)
+    flat = array.reshape(-1)  # (values,)
+    smallest = np.finfo(array.dtype).smallest_normal
+    for begin in range(0, flat.size, CHUNK):
+        sizes = np.abs(flat[begin : begin + CHUNK])
+        counts["NaN"] += int(np.isnan(sizes).sum())
+        counts["infinite"] += int(np.isinf(sizes).sum())
+        counts["denormal"] += int(((sizes > 0) & (sizes < smallest)).sum())
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _final_scale(bundle: Bundle) -> str:
+    """The initializer that scales the norm behind hidden_states; "" where the graph has none."""
+    for node in read_model(bundle.graph).nodes:
+        if "hidden_states" in node.outputs and len(node.inputs) > SCALE_INPUT:
+            return node.inputs[SCALE_INPUT]
+    return ""

@@ -1,0 +1,62 @@
+"""Masks: exclude tokens by setting their score to -inf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ortgpt.interfaces import Floats, Ids
+
+
+def apply_exclusion(logits: Floats, ids: Sequence[int] | Ids) -> Floats:
+    """Exclude the ids. logits float32 (vocab,); returns float32 (vocab,)."""
+    result = logits.copy()
+    result[np.asarray(ids, np.int64)] = -np.inf
+    return result
+
+
+def apply_vocabulary_size(logits: Floats, size: int) -> Floats:
+    """Exclude the ids from `size` on. logits float32 (vocab,); returns float32 (vocab,)."""
+    result = logits.copy()
+    result[size:] = -np.inf
+    return result
+
+
+def apply_min_new_tokens(
+    logits: Floats, num_generated: int, min_new_tokens: int, stop_token_ids: Sequence[int]
+) -> Floats:
+    """Exclude every stop id while fewer than `min_new_tokens` are generated.
+
+    logits float32 (vocab,); returns float32 (vocab,).
+    """
+    return apply_exclusion(logits, stop_token_ids if num_generated < min_new_tokens else ())
+
+
+def apply_no_repeat_ngram(logits: Floats, token_ids: Ids, n: int) -> Floats:
+    """Exclude every id that would end an n-gram which `token_ids` already holds (Paulus 2017).
+
+    logits float32 (vocab,), token_ids int64 (length,), n >= 1; returns float32 (vocab,).
+    """
+    tail = token_ids[len(token_ids) - n + 1 :]  # (n - 1,)
+    starts = np.arange(max(0, len(token_ids) - n + 1))  # of the n-grams that may begin like the tail
+    for offset in range(n - 1):
+        if not starts.size:
+            break
+        starts = starts[token_ids[starts + offset] == tail[offset]]
+    return apply_exclusion(logits, token_ids[starts + n - 1])
+
+
+def apply_bad_words(logits: Floats, token_ids: Ids, sequences: Sequence[tuple[int, ...]]) -> Floats:
+    """Exclude the last id of every sequence whose other ids are what `token_ids` ends with.
+
+    logits float32 (vocab,), token_ids int64 (length,), no sequence empty; returns float32 (vocab,).
+    """
+    longest = max(map(len, sequences), default=1)
+    tail = tuple(token_ids[max(0, len(token_ids) - longest + 1) :].tolist())
+    banned = [
+        sequence[-1]
+        for sequence in sequences
+        if len(sequence) <= len(tail) + 1 and tail[len(tail) + 1 - len(sequence) :] == sequence[:-1]
+    ]
+    return apply_exclusion(logits, banned)

@@ -1,0 +1,54 @@
+"""Penalties: change the scores of some ids by what has been generated, or by what the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.interfaces import Floats, Ids
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def apply_repetition_penalty(logits: Floats, token_ids: Ids, penalty: float) -> Floats:
+    """Make every id in `token_ids` less likely (penalty > 1) or more so (< 1), once each.
+
+    A negative score is multiplied by the penalty, another divided (Keskar 2019, "CTRL").
+
+    logits float32 (vocab,), token_ids int64 (length,), penalty > 0; returns float32 (vocab,).
+    """
+    return _changed(logits, token_ids, lambda old: np.where(old < 0, old * penalty, old / penalty))
+
+
+def apply_presence_frequency(logits: Floats, generated_ids: Ids, presence: float, frequency: float) -> Floats:
+    """Subtract from every generated id `presence` once and `frequency` per occurrence.
+
+    logits float32 (vocab,), generated_ids int64 (length,): the output only; returns float32 (vocab,).
+    """
+    ids, counts = np.unique(generated_ids, return_counts=True)
+    return _changed(logits, ids, lambda old: old - counts * frequency - presence)
+
+
+def apply_logit_bias(logits: Floats, ids: Ids, biases: NDArray[np.float64]) -> Floats:
+    """Add biases[i] to the score of ids[i]; -inf excludes it. The ids are distinct.
+
+    logits float32 (vocab,), ids int64 (n,), biases float64 (n,); returns float32 (vocab,).
+    """
+    return _changed(logits, ids, lambda old: old + biases)
+
+
+def _changed(
+    logits: Floats, ids: Ids, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> Floats:
+    """A copy with the scores at `ids` changed, in float64, and kept in float32's range.
+
+    Only -inf may exclude a token: a finite score that leaves the range is set to its end.
+    """
+    old = logits[ids].astype(np.float64)
+    with np.errstate(over="ignore"):
+        new = change(old)  # (n,)
+    result = logits.copy()
+    result[ids] = np.where(np.isneginf(new), new, new.clip(-LARGEST, LARGEST))
+    return result

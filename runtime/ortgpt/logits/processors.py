@@ -1,0 +1,173 @@
+"""Processors: one frozen class per rule, holding its parameters; the kernels do the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.errors import ConstraintError, OptionError
+from ortgpt.interfaces import Floats, Ids, Processor
+from ortgpt.logits import masks, penalties, warpers
+
+Number = TypeVar("Number", np.float32, np.int64)
+
+
+@dataclass(frozen=True)
+class VocabularySize:
+    """Ids from `size` on are never generated: the tokenizer has no text for them."""
+
+    size: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return masks.apply_vocabulary_size(logits, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class LogitBias:
+    """Adds biases float64 (n,) to the scores of ids int64 (n,)."""
+
+    ids: Ids
+    biases: NDArray[np.float64]
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return penalties.apply_logit_bias(logits, self.ids, self.biases)
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Over prompt and output."""
+
+    penalty: float
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return penalties.apply_repetition_penalty(logits, token_ids, self.penalty)
+
+
+@dataclass(frozen=True)
+class PresenceFrequency:
+    """Over the output only."""
+
+    presence: float
+    frequency: float
+    prompt_length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        generated_ids = token_ids[self.prompt_length :]
+        return penalties.apply_presence_frequency(logits, generated_ids, self.presence, self.frequency)
+
+
+@dataclass(frozen=True)
+class NoRepeatNgram:
+    """Over prompt and output."""
+
+    n: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return masks.apply_no_repeat_ngram(logits, token_ids, self.n)
+
+
+@dataclass(frozen=True)
+class BadWords:
+    """The last id of each sequence is excluded where the ids before it match."""
+
+    sequences: tuple[tuple[int, ...], ...]
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return masks.apply_bad_words(logits, token_ids, self.sequences)
+
+
+@dataclass(frozen=True)
+class MinNewTokens:
+    """No stop id before `min_new_tokens` are generated."""
+
+    min_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    prompt_length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        num_generated = len(token_ids) - self.prompt_length
+        return masks.apply_min_new_tokens(logits, num_generated, self.min_new_tokens, self.stop_token_ids)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A caller's processor: can't write into what it is given, and its result is checked."""
+
+    processor: Processor
+    name: str
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        scores = self.processor(_read_only(token_ids), _read_only(logits))
+        if not isinstance(scores, np.ndarray) or scores.dtype != np.float32 or scores.shape != logits.shape:
+            got = (
+                f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
+            )
+            raise OptionError(self.name, f"must return a float32 array {logits.shape}, got {got}")
+        if not scores.max() < np.inf:  # NaN too
+            raise OptionError(self.name, "returned scores that are NaN or +inf")
+        return scores
+
+
+@dataclass(frozen=True)
+class TokenLeft:
+    """Changes nothing; raises ConstraintError when every token is excluded."""
+
+    prompt_length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        if logits.max() == -np.inf:
+            step = len(token_ids) - self.prompt_length
+            raise ConstraintError(
+                f"no token is left at step {step}: every one is excluded",
+                hint="loosen logit_bias, bad_words, no_repeat_ngram_size, min_new_tokens or processors",
+            )
+        return logits
+
+
+@dataclass(frozen=True)
+class Temperature:
+    temperature: float
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return warpers.apply_temperature(logits, self.temperature)
+
+
+@dataclass(frozen=True)
+class TopK:
+    k: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return warpers.apply_top_k(logits, self.k)
+
+
+@dataclass(frozen=True)
+class TopP:
+    p: float
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return warpers.apply_top_p(logits, self.p)
+
+
+@dataclass(frozen=True)
+class MinP:
+    min_p: float
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return warpers.apply_min_p(logits, self.min_p)
+
+
+@dataclass(frozen=True)
+class TypicalP:
+    mass: float
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return warpers.apply_typical_p(logits, self.mass)
+
+
+def _read_only(array: NDArray[Number]) -> NDArray[Number]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,101 @@
+"""The tokenizer of a bundle: byte-level BPE, on the tokenizers library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
+
+from ortgpt.checks import check_text
+from ortgpt.errors import BundleError
+from ortgpt.text.tokenizer_file import TokenizerFile, byte_alphabet, read_tokenizer_file
+
+PROBE = "Once upon a time, naïve 1,234 \t\n  日本語 🙂\x00'll"
+
+
+def load_tokenizer(data: bytes) -> TextTokenizer:
+    """Build the tokenizer from the content of tokenizer.json.
+
+    Raises BundleError when the file is not a usable byte-level BPE tokenizer. The file's truncation,
+    padding, dropout and post-processor are not applied: a text is all of its tokens and no others.
+    """
+    file = read_tokenizer_file(data)
+    with library_errors_reported("tokenizer.json can't be loaded"):
+        backend = Backend.from_str(file.json)
+        known = backend.get_vocab(with_added_tokens=True)
+    if known != {token: token_id for token_id, token in enumerate(file.tokens)}:
+        raise BundleError("tokenizer.json gives ids to its added tokens that the library does not keep")
+    tokenizer = TextTokenizer(backend, file)
+    tokenizer.encode(PROBE + "".join(token.content for token in file.added.values()))
+    return tokenizer
+
+
+class TextTokenizer:
+    """Text to ids and ids to bytes; implements `ortgpt.interfaces.Tokenizer`.
+
+    Special tokens written out in a text ("<|endoftext|>") are recognised as such, as transformers
+    does. Ids that no token has (those of a padded vocabulary) stand for nothing.
+
+    size             ids 0 .. size - 1 are known
+    special_ids      ids that text never shows
+    longest_token    no token stands for more bytes than this
+    """
+
+    def __init__(self, backend: Backend, file: TokenizerFile) -> None:
+        self._backend = backend
+        self._tokens = file.tokens
+        self._bytes = _byte_table(file)
+        self.size = len(file.tokens)
+        self.special_ids = frozenset(i for i, token in file.added.items() if token.is_special)
+        longest_special = max((len(file.tokens[i].encode()) for i in self.special_ids), default=0)
+        self.longest_token = max(longest_special, *map(len, self._bytes))
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text. Raises OptionError("prompt") for what is not text."""
+        check_text("prompt", text)
+        with library_errors_reported("the tokenizer failed on a text"):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens and unknown ids."""
+        return self._bytes[token_id] if 0 <= token_id < self.size else b""
+
+    def token_text(self, token_id: int) -> str:
+        """One token for showing, special tokens by name, incomplete characters as U+FFFD."""
+        if token_id in self.special_ids:
+            return self._tokens[token_id]
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, without special tokens; invalid bytes become U+FFFD."""
+        return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
+
+
+def _byte_table(file: TokenizerFile) -> tuple[bytes, ...]:
+    alphabet = byte_alphabet()
+    table = []
+    for token_id, token in enumerate(file.tokens):
+        added = file.added.get(token_id)
+        if added is not None and added.is_special:
+            table.append(b"")
+        elif added is not None or not all(char in alphabet for char in token):
+            table.append(token.encode())
+        else:
+            table.append(bytes(alphabet[char] for char in token))
+    return tuple(table)
+
+
+@contextmanager
+def library_errors_reported(problem: str) -> Iterator[None]:
+    """Turn what the tokenizers library raises, Rust panics included, into a BundleError.
+
+    A panic arrives as pyo3's PanicException: a BaseException that can't be imported, known by name only.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BundleError(f"{problem}: {str(error)[:200]}") from None

@@ -1,0 +1,233 @@
+"""Reads tokenizer.json and checks it before the tokenizers library sees it.
+
+The library accepts files that break the id table, and panics on others; what passes here is safe to
+hand over. It is handed the checked data, written out again, never the original bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ortgpt.checks import shown
+from ortgpt.errors import BundleError
+
+logger = logging.getLogger("ortgpt")
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PROBLEMS_SHOWN = 5
+
+# What can panic on some text is left out on purpose: Precompiled, Prepend, Replace, Strip, FixedLength.
+NORMALIZERS = frozenset(("ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"))
+PRE_TOKENIZERS = frozenset(
+    (
+        "ByteLevel",
+        "CharDelimiterSplit",
+        "Digits",
+        "Punctuation",
+        "Split",
+        "UnicodeScripts",
+        "Whitespace",
+        "WhitespaceSplit",
+    )
+)
+POST_PROCESSORS = frozenset(("ByteLevel", "TemplateProcessing"))
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is matched in the text before anything else, literally."""
+
+    token_id: int
+    content: str
+    is_special: bool
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A checked tokenizer.json.
+
+    json    what the tokenizers library gets: without truncation, padding, dropout and post-processor
+    tokens  every token by id, gapless
+    added   the added tokens by id
+    """
+
+    json: str
+    tokens: tuple[str, ...]
+    added: dict[int, AddedToken]
+
+
+def read_tokenizer_file(data: bytes) -> TokenizerFile:
+    """Parse and check tokenizer.json. Raises BundleError naming what is wrong with it."""
+    root = _parse(data)
+    try:
+        vocab = _vocab(root["model"])
+        added = _added_tokens(root)
+        problems = list(_problems(root, vocab, added))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"tokenizer.json does not have the expected structure: {shown(error)}") from None
+    if problems:
+        raise BundleError("tokenizer.json is not usable: " + "; ".join(problems[:MAX_PROBLEMS_SHOWN]))
+    _warn_of_what_is_dropped(root, vocab)
+    ids = vocab | {token.content: token.token_id for token in added}
+    return TokenizerFile(
+        json=_handed_over(root),
+        tokens=tuple(sorted(ids, key=ids.__getitem__)),
+        added={token.token_id: token for token in added},
+    )
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each of the 256 characters of a byte-level vocabulary stands for.
+
+    Visible Latin-1 characters stand for themselves, the other bytes, in order, are written as
+    U+0100 onwards.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_FILE_BYTES:
+        raise BundleError(f"tokenizer.json has {len(data)} bytes, more than {MAX_FILE_BYTES}")
+    try:
+        root = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and huge integers
+        reason = str(error)[:200] if isinstance(error, ValueError) else "it is nested too deeply"
+        raise BundleError(f"tokenizer.json is not valid JSON: {reason}") from None
+    if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
+        raise BundleError('tokenizer.json must be a JSON object with a "model"')
+    return root
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _vocab(model: dict[str, Any]) -> dict[str, int]:
+    kind = model.get("type", "BPE")  # older files do not name it
+    if kind != "BPE" or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+        raise BundleError(f"tokenizer.json has model {shown(kind)}; only byte-level BPE is supported")
+    vocab: dict[str, int] = model["vocab"]
+    for token, token_id in vocab.items():
+        if type(token_id) is not int:
+            raise ValueError(f"id of {token!r} is {shown(token_id)}")
+    return vocab
+
+
+def _added_tokens(root: dict[str, Any]) -> tuple[AddedToken, ...]:
+    added = []
+    for entry in root.get("added_tokens") or ():
+        token = AddedToken(entry["id"], entry["content"], entry["special"])
+        if type(token.token_id) is not int or not isinstance(token.content, str) or not token.content:
+            raise ValueError(f"added token {shown(entry)}")
+        added.append(token)
+    return tuple(added)
+
+
+def _problems(root: dict[str, Any], vocab: dict[str, int], added: tuple[AddedToken, ...]) -> Iterator[str]:
+    yield from _id_problems(vocab, added)
+    yield from _merge_problems(root["model"], vocab)
+    yield from _component_problems(root)
+    yield from _discarded_problems(root)
+
+
+def _id_problems(vocab: dict[str, int], added: tuple[AddedToken, ...]) -> Iterator[str]:
+    """Ids must be 0 .. size - 1, each the id of exactly one token."""
+    owner: dict[int, str] = {}
+    pairs = [*vocab.items(), *((token.content, token.token_id) for token in added)]
+    for content, token_id in pairs:
+        if owner.setdefault(token_id, content) != content:
+            yield f"id {token_id} belongs to both {shown(owner[token_id])} and {shown(content)}"
+        if vocab.get(content, token_id) != token_id:
+            yield f"{shown(content)} has the ids {vocab[content]} and {token_id}"
+    contents = [token.content for token in added]
+    if len(set(contents)) != len(contents):
+        yield "an added token is listed twice"
+    size = len(owner)
+    outside = [token_id for token_id in owner if not 0 <= token_id < size]
+    if outside:
+        yield f"{size} tokens must have the ids 0 to {size - 1}, but one has {shown(min(outside, key=abs))}"
+    if not owner:
+        yield "its vocabulary is empty"
+
+
+def _merge_problems(model: dict[str, Any], vocab: dict[str, int]) -> Iterator[str]:
+    for index, merge in enumerate(model["merges"]):
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            yield f"merge {index} is {shown(merge)}, not a pair of tokens"
+        elif parts[0] not in vocab or parts[1] not in vocab or parts[0] + parts[1] not in vocab:
+            yield f"merge {index}, {shown(merge)}, needs a token that the vocabulary does not have"
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            yield f"{name} is set, which byte-level BPE does not have"
+
+
+def _component_problems(root: dict[str, Any]) -> Iterator[str]:
+    decoders = [part["type"] for part in _parts(root.get("decoder"), "decoders")]
+    if decoders != ["ByteLevel"]:
+        yield f"its decoder is {shown(decoders or None)}; only byte-level BPE is supported"
+    normalizers = [part["type"] for part in _parts(root.get("normalizer"), "normalizers")]
+    splitters = [part["type"] for part in _parts(root.get("pre_tokenizer"), "pretokenizers")]
+    processors = [part["type"] for part in _parts(root.get("post_processor"), "processors")]
+    if "ByteLevel" not in (*normalizers, *splitters):
+        yield "neither its normalizer nor its pre-tokenizer turns text into bytes (ByteLevel)"
+    for name, kinds, known in (
+        ("normalizer", normalizers, NORMALIZERS),
+        ("pre-tokenizer", splitters, PRE_TOKENIZERS),
+        ("post-processor", processors, POST_PROCESSORS),
+    ):
+        for kind in kinds:
+            if kind not in known:
+                yield f"{name} {shown(kind)} is not supported"
+
+
+def _parts(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """The parts of a component: none, itself, or what its Sequence lists."""
+    if component is None:
+        return []
+    if component["type"] != "Sequence":
+        return [component]
+    return [part for child in component[key] for part in _parts(child, key)]
+
+
+def _discarded_problems(root: dict[str, Any]) -> Iterator[str]:
+    """Parts that are not used here, but whose faults show that the file is broken."""
+    truncation = root.get("truncation")
+    if truncation is not None and not 0 <= truncation["stride"] < truncation["max_length"]:
+        yield "truncation has a stride that is not below its max_length"
+    for template in _templates(root):
+        for piece in (*template["single"], *template["pair"]):
+            name = piece.get("SpecialToken", {}).get("id")
+            if name is not None and name not in template["special_tokens"]:
+                yield f"post-processor adds {shown(name)}, which it does not define"
+
+
+def _templates(root: dict[str, Any]) -> list[dict[str, Any]]:
+    parts = _parts(root.get("post_processor"), "processors")
+    return [part for part in parts if part["type"] == "TemplateProcessing"]
+
+
+def _warn_of_what_is_dropped(root: dict[str, Any], vocab: dict[str, int]) -> None:
+    if any("SpecialToken" in piece for template in _templates(root) for piece in template["single"]):
+        logger.warning("tokenizer.json adds special tokens around a text; ortgpt does not add them")
+    missing = [byte for char, byte in byte_alphabet().items() if char not in vocab]
+    if missing:
+        logger.warning(
+            "tokenizer.json has no token for %d of the 256 bytes; characters that need them are lost",
+            len(missing),
+        )
+
+
+def _handed_over(root: dict[str, Any]) -> str:
+    unused = dict.fromkeys(("truncation", "padding", "post_processor"))
+    checked = root | unused | {"model": {"type": "BPE"} | root["model"] | {"dropout": None}}
+    try:
+        return json.dumps(checked)
+    except RecursionError:
+        raise BundleError("tokenizer.json is not valid JSON: it is nested too deeply") from None
