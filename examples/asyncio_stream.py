@@ -1,6 +1,6 @@
 """Streaming to asyncio: the model runs in worker threads, the event loop stays free.
 
-    python examples/asyncio_stream.py models/storyteller-fp32
+python examples/asyncio_stream.py models/storyteller-fp32
 """
 
 from __future__ import annotations

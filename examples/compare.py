@@ -1,6 +1,6 @@
 """One prompt through every strategy, to see what each does to the text.
 
-    python examples/compare.py models/storyteller-fp32 "Once upon a time"
+python examples/compare.py models/storyteller-fp32 "Once upon a time"
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Text generation inside a plain script: generate, stream, batch, score.
 
-    python examples/embed.py models/storyteller-fp32
+python examples/embed.py models/storyteller-fp32
 """
 
 from __future__ import annotations

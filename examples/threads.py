@@ -1,6 +1,6 @@
 """One model shared by a pool of threads: every call has a cache of its own, the weights are there once.
 
-    python examples/threads.py models/storyteller-fp32
+python examples/threads.py models/storyteller-fp32
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ class Generation:
         logits = self._decoder.extend([prompt.token_ids for prompt in self._request.prompts]).logits
         n = self._request.options.n
         if n > 1:
+            logits = logits.repeat(n, axis=0)  # before the next verb, which may reuse the buffer
             self._decoder.repeat(n)
-            logits = logits.repeat(n, axis=0)
         self._clock.prefill = time.perf_counter() - before
         rows = [
             self._make_row(prompt, seed, sequence)

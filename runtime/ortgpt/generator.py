@@ -178,7 +178,7 @@ class Model:
                 "the tokenizer is not the one the bundle was exported with: the probe has other ids"
             )
         decoder = self.decoder()
-        logits = decoder.extend([probe.token_ids]).logits[0, -1]
+        logits = decoder.extend([probe.token_ids]).logits[0, -1, : self.tokenizer.size]
         decoder.release()
         # Weights with NaN are reported by generation, with the step; the probe can't judge them.
         if np.isfinite(logits).all() and logits.max() - logits[probe.argmax] > PROBE_TOLERANCE:

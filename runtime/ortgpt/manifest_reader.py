@@ -205,7 +205,9 @@ class _Reader:
         return value
 
     def _notes(self, value: object) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(note, str) for note in value):
+        if not isinstance(value, list) or not all(
+            isinstance(note, str) and not _LONE_SURROGATE.search(note) for note in value
+        ):
             self.problems.append("notes must be a list of strings")
             return ()
         return tuple(value)
