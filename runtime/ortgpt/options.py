@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ortgpt.checks import check_float, check_int, check_text, check_token_ids, shown
 from ortgpt.errors import OptionError
-from ortgpt.interfaces import Processor
+
+if TYPE_CHECKING:  # the command line reads options without loading numpy
+    from ortgpt.interfaces import Processor
 
 MAX_NEW_TOKENS = 2**31 - 1
 MAX_SEED = 2**63 - 1

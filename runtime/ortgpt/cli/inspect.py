@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ortgpt.bundle.bundle import Bundle, open_bundle
-from ortgpt.bundle.weights_check import find_bad_weights
 from ortgpt.cli.arguments import AsJson, Debug, Quiet
 from ortgpt.errors import BundleIntegrityError
 from ortgpt.manifest import Manifest
+
+if TYPE_CHECKING:
+    from ortgpt.bundle.bundle import Bundle
 
 
 def inspect(
@@ -32,6 +33,8 @@ def inspect(
 
     ortgpt inspect models/storyteller-fp32 --verify --json
     """
+    from ortgpt.bundle.bundle import open_bundle  # here: it loads numpy, which --help need not
+
     opened = open_bundle(bundle, verify=verify, strict=strict)
     if verify:
         _verify(opened)
@@ -49,11 +52,12 @@ def inspect(
 
 
 def _verify(bundle: Bundle) -> None:
+    from ortgpt.bundle.weights_check import find_bad_weights
+    from ortgpt.generator import load
+
     bad = find_bad_weights(bundle)
     if bad:
         raise BundleIntegrityError("weights are damaged: " + "; ".join(bad[:8]))
-    from ortgpt.generator import load
-
     load(bundle.directory).close()
 
 
