@@ -124,19 +124,19 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any] | None =
     )
 
 
-def _refuse(key: str, value: object, problem: str, file: str = "config.json") -> CheckpointError:
+def _refusal(key: str, value: object, problem: str, file: str = "config.json") -> CheckpointError:
     return CheckpointError(f"{file}: {key} = {shown(value)} {problem}")
 
 
 def _refuse_other_models(data: Mapping[str, Any]) -> None:
     if data.get("model_type") != "gpt2":
-        raise _refuse("model_type", data.get("model_type"), 'is not "gpt2", the only model that is exported')
+        raise _refusal("model_type", data.get("model_type"), 'is not "gpt2", the only model that is exported')
     for key, reason in _REFUSED_WHEN_TRUE.items():
         if _flag(data, key, False):
-            raise _refuse(key, True, f"can't be honoured: {reason}")
+            raise _refusal(key, True, f"can't be honoured: {reason}")
     for key, reason in _REFUSED_WHEN_SET.items():
         if data.get(key):
-            raise _refuse(key, data[key], f"can't be honoured: {reason}")
+            raise _refusal(key, data[key], f"can't be honoured: {reason}")
 
 
 def _value(data: Mapping[str, Any], key: str, default: object) -> object:
@@ -145,16 +145,16 @@ def _value(data: Mapping[str, Any], key: str, default: object) -> object:
     if alias is None or alias not in data:
         return data.get(key, default)
     if key in data and data[key] != data[alias]:
-        raise _refuse(alias, data[alias], f"contradicts {key} = {shown(data[key])}")
+        raise _refusal(alias, data[alias], f"contradicts {key} = {shown(data[key])}")
     return data[alias]
 
 
 def _size(data: Mapping[str, Any], key: str, default: int, high: int = MAX_SIZE) -> int:
     value = _value(data, key, default)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _refuse(key, value, "is not an integer")
+        raise _refusal(key, value, "is not an integer")
     if not 1 <= value <= high:
-        raise _refuse(key, value, f"is not between 1 and {high}")
+        raise _refusal(key, value, f"is not between 1 and {high}")
     return value
 
 
@@ -163,23 +163,23 @@ def _flag(data: Mapping[str, Any], key: str, default: bool) -> bool:
     if value is None and not default:
         return False
     if not isinstance(value, bool):
-        raise _refuse(key, value, "is not true or false")
+        raise _refusal(key, value, "is not true or false")
     return value
 
 
 def _activation(data: Mapping[str, Any]) -> Activation:
     name = data.get("activation_function", "gelu_new")
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise _refuse("activation_function", name, f"is not one of {', '.join(ACTIVATIONS)}")
+        raise _refusal("activation_function", name, f"is not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def _epsilon(data: Mapping[str, Any]) -> float:
     value = data.get("layer_norm_epsilon", 1e-5)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refuse("layer_norm_epsilon", value, "is not a number")
+        raise _refusal("layer_norm_epsilon", value, "is not a number")
     if not (math.isfinite(value) and 0 <= value <= 1):
-        raise _refuse("layer_norm_epsilon", value, "is not between 0 and 1")
+        raise _refusal("layer_norm_epsilon", value, "is not between 0 and 1")
     return float(value)
 
 
@@ -221,7 +221,7 @@ def _text_ids(
 def _id_list(file: str, key: str, value: object) -> list[int]:
     items: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     if any(isinstance(item, bool) or not isinstance(item, int) for item in items):
-        raise _refuse(key, value, "is not a token id", file)
+        raise _refusal(key, value, "is not a token id", file)
     if key == "bos_token_id" and len(items) > 1:
-        raise _refuse(key, value, "is more than one id", file)
+        raise _refusal(key, value, "is more than one id", file)
     return items

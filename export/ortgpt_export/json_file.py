@@ -13,9 +13,9 @@ MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json known are a fifth of thi
 
 def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file of at most max_bytes."""
-    if not path.is_file():  # a pipe or a device would block
-        raise CheckpointError(f"{path.name} is missing from the checkpoint, or not a regular file")
     try:
+        if not path.is_file():  # a pipe or a device would block
+            raise CheckpointError(f"{path.name} is missing from the checkpoint, or not a regular file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:

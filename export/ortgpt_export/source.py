@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ def parse_source(text: str, revision: str | None = None) -> Source:
             raise CheckpointError(f"{text} is a file; the source is the directory that holds config.json")
         if revision is not None:
             raise OptionError("revision", f"is for hub ids, but {text} is a local directory")
-        return Source(path.resolve().name or text, path)
+        return Source(Path(os.path.abspath(path)).name or text, path)
     if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
         raise CheckpointError(f"{shown(text)} does not exist, and is not a hub id like gpt2 or org/name")
     return Source(text, None, revision)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import ortgpt
-from ortgpt.errors import BundleError, MissingExtraError
+from ortgpt.errors import BundleError, MissingExtraError, ProviderError
 from ortgpt.interfaces import Floats, Ids
 from ortgpt.manifest import Parity
 from ortgpt_export.config import GPT2Config
@@ -100,7 +100,7 @@ def measure_parity(
 def _run_bundle(directory: Path, prompt: Ids, steps: int, on_step: OnStep) -> _Run:
     """Prefill the prompt, then feed the likeliest token `steps` times."""
     token_ids, logits, hidden = [prompt], [], []
-    with ortgpt.load(directory, provider="cpu") as model:
+    with _load(directory) as model:
         decoder = model.decoder()
         for step in range(steps + 1):
             outputs = decoder.extend([token_ids[-1]], outputs="all", hidden=True)
@@ -112,6 +112,14 @@ def _run_bundle(directory: Path, prompt: Ids, steps: int, on_step: OnStep) -> _R
             on_step(step + 1, steps + 2)
         decoder.release()
     return _Run(np.concatenate(token_ids), np.concatenate(logits), np.concatenate(hidden))
+
+
+def _load(directory: Path) -> ortgpt.Model:
+    try:
+        return ortgpt.load(directory, provider="cpu")
+    except ProviderError as error:
+        error.hint = "--onnxruntime-floor 1.31 is for older versions, --verify none writes it unmeasured"
+        raise
 
 
 def _check(parity: Parity) -> None:

@@ -14,9 +14,7 @@ FLOAT, INT32, INT64 = "float32", "int32", "int64"
 # Operators that a fused graph may hold, by domain; the runtime refuses any other before
 # onnxruntime sees the file.
 FUSED_OPERATORS: dict[str, frozenset[str]] = {
-    "": frozenset(
-        {"Add", "Gather", "GatherND", "Gelu", "MatMul", "Mul", "Relu", "Sigmoid", "Tanh", "Unsqueeze"}
-    ),
+    "": frozenset({"Add", "Gather", "GatherND", "MatMul", "Relu", "Sigmoid", "Tanh", "Unsqueeze"}),
     "com.microsoft": frozenset(
         {"BiasGelu", "FastGelu", "FusedMatMul", "GroupQueryAttention", "QuickGelu", "SkipLayerNormalization"}
     ),
