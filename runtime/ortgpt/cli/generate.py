@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,7 +25,7 @@ from ortgpt.cli.arguments import (
 )
 from ortgpt.cli.loading import load_model
 from ortgpt.cli.prompt_input import parse_biases, parse_ids, read_prompt_file, read_text_argument
-from ortgpt.errors import OptionError
+from ortgpt.errors import OptionError, OrtgptError
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.strategies import Greedy, Sampling, Strategy
 
@@ -65,7 +67,7 @@ def generate(
     ] = None,
     stop_token_ids: Annotated[
         list[str] | None,
-        flag(Options, "stop_token_ids", "Ids that end the text, or none; the bundle's eos.", "IDS"),
+        flag(Options, "stop_token_ids", "Ids that end the text, or none.", "IDS", "the bundle's eos"),
     ] = None,
     seed: Annotated[int | None, flag(Options, "seed", "Makes sampling repeatable.", "N")] = None,
     n: Annotated[int | None, flag(Options, "n", "Sequences per prompt.", "N")] = None,
@@ -120,22 +122,15 @@ def generate(
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
     with load_model(model, provider, threads) as loaded:
-        is_streamed = len(prompts) == 1 and not (as_json or no_stream) and options.get("n", 1) == 1
-        try:
-            if is_streamed:
-                results = _stream(loaded, prompts[0], chosen, options)
-            elif prompt_file is not None:
-                results = loaded.generate_batch(prompts, chosen, **options)
+        if len(prompts) == 1 and not (as_json or no_stream) and options.get("n", 1) == 1:
+            results = [_stream(loaded, prompts[0], chosen, options)]
+        else:
+            show = partial(_print_results, model=str(model), as_json=as_json)
+            if prompt_file is not None:
+                results = _batch(loaded, prompts, chosen, options, show)
             else:
                 results = [_collect(loaded, prompts[0], chosen, options)]
-        except KeyboardInterrupt:
-            print()
-            raise
-        for result in results:
-            if as_json:
-                print(json.dumps(_document(str(model), result)))
-            elif not is_streamed:
-                _print_choices(result)
+            show(results)
         if not quiet:
             _print_timings(results)
     if any(choice.finish_reason == "cancelled" for result in results for choice in result.choices):
@@ -163,7 +158,9 @@ def _strategy(name: StrategyName, sampling: dict[str, Any]) -> Strategy:
     if name is StrategyName.SAMPLE:
         return Sampling(**sampling)
     for field in sampling:
-        raise OptionError(field, "belongs to --strategy sample", hint="add --strategy sample")
+        raise OptionError(
+            field, f"belongs to --strategy sample, not to {name.value}", hint="add --strategy sample"
+        )
     return Greedy()
 
 
@@ -181,7 +178,7 @@ def _prompts(
     return [read_text_argument(prompt, context, "prompt")]
 
 
-def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> list[Result]:
+def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
     """Print text as it comes. Ctrl-C ends it with what has been written."""
     stream = model.stream(prompt, strategy, **options)
     try:
@@ -191,8 +188,8 @@ def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: 
                 sys.stdout.flush()
     except KeyboardInterrupt:
         stream.close()
-    print()
-    return [stream.result]
+    print(flush=True)
+    return stream.result
 
 
 def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
@@ -206,9 +203,29 @@ def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options:
     return stream.result
 
 
-def _print_choices(result: Result) -> None:
-    for choice in result.choices:
-        print(choice.text)
+def _batch(
+    model: Model,
+    prompts: list[str | list[int]],
+    strategy: Strategy,
+    options: OptionFields,
+    show: Callable[[list[Result]], None],
+) -> list[Result]:
+    """Like generate_batch, but when prompts fail the others' results are shown."""
+    try:
+        return model.generate_batch(prompts, strategy, **options)
+    except OrtgptError as error:
+        show([result for result in error.results or [] if result is not None])
+        raise
+
+
+def _print_results(results: list[Result], model: str, as_json: bool) -> None:
+    for result in results:
+        if as_json:
+            print(json.dumps(_document(model, result)))
+        else:
+            for choice in result.choices:
+                print(choice.text)
+    sys.stdout.flush()  # a full disk is to be noticed before the timing line says that all is done
 
 
 def _document(model: str, result: Result) -> dict[str, Any]:
@@ -220,7 +237,10 @@ def _document(model: str, result: Result) -> dict[str, Any]:
 def _print_timings(results: list[Result]) -> None:
     first: Timings = results[0].timings
     tokens = sum(result.timings.generated_tokens for result in results)
-    speed = sum(result.timings.tokens_per_second for result in results)
+    # Prompts that ran together share their seconds.
+    seconds = sum({result.timings.decode_s for result in results})
+    counted = sum(result.timings.tokens_per_second * result.timings.decode_s for result in results)
+    speed = counted / seconds if seconds else 0.0
     print(
         f"{tokens} tokens, {speed:.1f} tokens/s, first after {first.ttft_s:.3f} s, load {first.load_s:.2f} s",
         file=sys.stderr,
