@@ -113,8 +113,6 @@ def _prepare_streams() -> None:
 
 def _prepare_environment() -> None:
     """What onnxruntime reads; the library leaves the environment alone, a process of ours need not."""
-    # Since 1.32 it writes a device id to the home directory and sends usage data, unless told not to.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # It would replace our session's settings by the model's, and the weights would not be found.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
 
