@@ -35,10 +35,10 @@ class Worker:
 
     def call(self, method: str, *arguments: Any) -> Reply:
         """Run held.method(*arguments); without arguments an attribute's value is as good as a method."""
-        self._pipe.send((method, arguments))
         try:
+            self._pipe.send((method, arguments))
             reply: Reply = self._pipe.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise SystemExit("error: a worker ended early; its own message stands above") from None
         return reply
 

@@ -15,7 +15,7 @@ Labels = dict[str, Any]
 
 # Below this margin two right implementations may part: their logits differ by rounding.
 ROUNDING = 1e-4
-SOLO_CASES, CASES_OF_449 = 150, 60
+SOLO_CASES = 150
 
 PLACES = [(model, prompt) for model, prompts in PROMPTS.items() for prompt in prompts]
 PLAIN = {
@@ -103,6 +103,18 @@ def diverse_runs(count: int) -> list[BeamRun]:
     return [
         make_run(choice["place"][0], [choice["place"][1]], without(choice, "place"))
         for choice in covering(DIVERSE, count, seed=449)
+    ]
+
+
+def finished_group_runs() -> list[BeamRun]:
+    """Groups that finish early beside others that go on: what the padding id does to those."""
+    labels = {"shape": (6, 3), "diversity": 5.0, "length": 1.0, "early": True, "return": "all"}
+    labels |= {"ngram": 0, "repetition": 1.0, "min": 0, "new": 32}
+    return [
+        make_run(model, [prompt], {**labels, "end": end, "pad": pad})
+        for model, prompt in PLACES
+        for end in ("period", "marks")
+        for pad in ("end", "neutral")
     ]
 
 

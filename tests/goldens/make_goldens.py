@@ -16,12 +16,12 @@ from typing import Any
 
 import transformers
 from beam_cases import (
-    CASES_OF_449,
     DIVERSE,
     ROUNDING,
     BeamRun,
     batch_runs,
     diverse_runs,
+    finished_group_runs,
     make_case,
     plain_runs,
 )
@@ -108,10 +108,10 @@ def main() -> None:
     references = load_references()
     contrastive = dict(contrastive_case(references[run[0]], run) for run in contrastive_runs())
     write_goldens("contrastive", references, contrastive, "contrastive search of transformers 4.49")
-    runs = [*diverse_runs(170), *batch_runs(DIVERSE, 16, seed=4490)]
+    runs = [*diverse_runs(150), *finished_group_runs(), *batch_runs(DIVERSE, 16, seed=4490)]
     diverse = {run.key: diverse_case(references[run.model], run) for run in runs}
     write_goldens("diverse_beams", references, diverse, "diverse beam search of transformers 4.49")
-    plain = [run for run in plain_runs() if run.options["num_beams"] > 1][:CASES_OF_449]
+    plain = [run for run in plain_runs() if run.options["num_beams"] > 1]
     beams = {run.key: make_case(references[run.model], run, "4.49") for run in plain}
     write_goldens("beams449", references, beams, "beam search of transformers 4.49")
 
