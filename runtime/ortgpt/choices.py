@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from ortgpt.errors import OrtgptError
@@ -47,13 +48,21 @@ class ChoiceState:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(limits.stop)
         self._unsent = prefix
-        self._texts: list[str] = []
+        self.text = ""  # all that has been given so far
         self._logprob_sum = 0.0
         self._logprobs: list[TokenLogprob] = []
 
     @property
     def is_done(self) -> bool:
         return self.finish_reason is not None or self.error is not None
+
+    def copy(self) -> ChoiceState:
+        """An independent one in the same state, for another continuation of the same sequence."""
+        twin = copy.copy(self)
+        twin.token_ids = self.token_ids.copy()
+        twin._logprobs = self._logprobs.copy()
+        twin._detokenizer, twin._matcher = self._detokenizer.copy(), self._matcher.copy()
+        return twin
 
     def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> Event:
         """Take the next token. logits: its raw row (vocab,). is_late: max_time has passed."""
@@ -63,7 +72,7 @@ class ChoiceState:
             self._logprobs.append(self._entry(token_id, logprob, logits))
         text = self._unsent + self._take(token_id, is_late)
         self._unsent = ""
-        self._texts.append(text)
+        self.text += text
         return Event(self.index, text, (token_id,), logprob, self.finish_reason)
 
     def end(self, reason: FinishReason) -> Event:
@@ -71,7 +80,7 @@ class ChoiceState:
         self.finish_reason = reason
         text = self._unsent + self._flush()
         self._unsent = ""
-        self._texts.append(text)
+        self.text += text
         return Event(self.index, text, (), None, reason)
 
     def choice(self) -> Choice:
@@ -81,7 +90,7 @@ class ChoiceState:
         assert self.finish_reason is not None
         return Choice(
             index=self.index,
-            text="".join(self._texts),
+            text=self.text,
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,

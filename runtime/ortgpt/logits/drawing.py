@@ -6,6 +6,7 @@ import numpy as np
 
 from ortgpt.errors import ConstraintError
 from ortgpt.interfaces import Floats
+from ortgpt.logits.cumulative import find_crossing
 
 
 def draw(scores: Floats, rng: np.random.Generator) -> int:
@@ -14,13 +15,14 @@ def draw(scores: Floats, rng: np.random.Generator) -> int:
     Takes exactly one uniform number from `rng`: the inverse of the cumulative distribution, over
     the ids in order, in float64. scores float32 (vocab,). Raises ConstraintError when all are -inf.
     """
-    ids = np.flatnonzero(scores > -np.inf)
-    if not ids.size:
+    peak = scores.max()
+    if peak == -np.inf:
         raise ConstraintError("no token is left to draw from")
-    values = scores[ids]  # (ids,)
+    is_kept = scores > -np.inf
+    is_sparse = np.count_nonzero(is_kept) < scores.size // 8  # then the rest is not worth computing
+    kept = np.flatnonzero(is_kept) if is_sparse else None
     with np.errstate(over="ignore"):
-        cumulative = np.exp(values - values.max()).cumsum(dtype=np.float64)
-    index = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
-    # Rounding can reach the total: then it is the last id that weighs anything.
-    last = int(cumulative.searchsorted(cumulative[-1]))
-    return int(ids[min(index, last)])
+        weights = (scores if kept is None else scores[kept]) - peak
+    np.exp(weights, out=weights)
+    index = find_crossing(weights, rng.random(), "right")
+    return index if kept is None else int(kept[index])

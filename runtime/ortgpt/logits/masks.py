@@ -38,8 +38,10 @@ def apply_no_repeat_ngram(logits: Floats, token_ids: Ids, n: int) -> Floats:
 
     logits float32 (vocab,), token_ids int64 (length,), n >= 1; returns float32 (vocab,).
     """
+    if n > len(token_ids):
+        return logits.copy()
     tail = token_ids[len(token_ids) - n + 1 :]  # (n - 1,)
-    starts = np.arange(max(0, len(token_ids) - n + 1))  # of the n-grams that may begin like the tail
+    starts = np.arange(len(token_ids) - n + 1)  # of the n-grams that may begin like the tail
     for offset in range(n - 1):
         if not starts.size:
             break

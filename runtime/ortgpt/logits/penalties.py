@@ -19,6 +19,7 @@ def apply_repetition_penalty(logits: Floats, token_ids: Ids, penalty: float) -> 
 
     logits float32 (vocab,), token_ids int64 (length,), penalty > 0; returns float32 (vocab,).
     """
+    penalty = _limited(penalty)
     return _changed(logits, token_ids, lambda old: np.where(old < 0, old * penalty, old / penalty))
 
 
@@ -27,6 +28,7 @@ def apply_presence_frequency(logits: Floats, generated_ids: Ids, presence: float
 
     logits float32 (vocab,), generated_ids int64 (length,): the output only; returns float32 (vocab,).
     """
+    presence, frequency = _limited(presence), _limited(frequency)
     ids, counts = np.unique(generated_ids, return_counts=True)
     return _changed(logits, ids, lambda old: old - counts * frequency - presence)
 
@@ -44,7 +46,7 @@ def _changed(
 ) -> Floats:
     """A copy with the scores at `ids` changed, in float64, and kept in float32's range.
 
-    Only -inf may exclude a token: a finite score that leaves the range is set to its end.
+    Only -inf excludes a token: a score that leaves the range is set to its end.
     """
     old = logits[ids].astype(np.float64)
     with np.errstate(over="ignore"):
@@ -52,3 +54,8 @@ def _changed(
     result = logits.copy()
     result[ids] = np.where(np.isneginf(new), new, new.clip(-LARGEST, LARGEST))
     return result
+
+
+def _limited(value: float) -> float:
+    """In float32's range, so that no product with a score overflows float64."""
+    return min(max(value, -LARGEST), LARGEST)

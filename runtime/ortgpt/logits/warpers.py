@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
+from ortgpt.logits.cumulative import find_crossing
 
 DROPPED = np.float32(-np.inf)
-FLOAT32 = np.finfo(np.float32)
+LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = float(np.finfo(np.float32).tiny)
+COLUMN = 64  # scores that share a maximum in the search for the k best
+SPARSE = 8  # fewer survivors than one in so many are gathered, more are worked on in place
 
 
 def apply_temperature(logits: Floats, temperature: float) -> Floats:
@@ -24,10 +28,10 @@ def apply_temperature(logits: Floats, temperature: float) -> Floats:
     temperature > 0; returns float32 (vocab,).
     """
     relative = _relative(logits)
-    if temperature < FLOAT32.tiny:
+    if temperature < SMALLEST:
         return np.where(relative < 0, DROPPED, relative)
     with np.errstate(over="ignore"):
-        relative /= np.float32(min(temperature, float(FLOAT32.max)))
+        relative /= np.float32(min(temperature, LARGEST))
     return relative
 
 
@@ -38,8 +42,10 @@ def apply_top_k(logits: Floats, k: int) -> Floats:
     """
     if not 0 < k < logits.size:
         return logits.copy()
-    smallest = np.partition(logits, logits.size - k)[logits.size - k]
-    return np.where(logits < smallest, DROPPED, logits)
+    candidates = np.flatnonzero(logits >= _bound_of_best(logits, k))
+    values = logits[candidates]  # (candidates,), k or more
+    smallest = np.partition(values, values.size - k)[values.size - k]
+    return _only(logits, values >= smallest, candidates)
 
 
 def apply_top_p(logits: Floats, p: float) -> Floats:
@@ -50,20 +56,15 @@ def apply_top_p(logits: Floats, p: float) -> Floats:
     """
     if p >= 1:
         return logits.copy()
-    kept = _finite(logits)
-    values = logits[kept]  # (kept,)
-    weights = np.exp(_relative(values))
-    total = float(weights.sum(dtype=np.float64))
-    # All tokens below this weight weigh less than 1 - p together: only the rest needs sorting.
-    floor = (1 - p) * total / values.size
-    head = np.sort(values[weights >= floor])[::-1]  # best first
-    mass = np.exp(_relative(head)).cumsum(dtype=np.float64)
-    count = min(int(mass.searchsorted(p * total)) + 1, head.size)
-    smallest = head[count - 1]
-    num_equal = count - int((head > smallest).sum())
-    survivors = values > smallest
-    survivors[np.flatnonzero(values == smallest)[:num_equal]] = True
-    return _only(logits, kept[survivors])
+    kept, values = _survivors(logits)
+    head, share = _head(values, np.exp(_relative(values)), p)
+    best = np.sort(head)[::-1]  # (head,), best first
+    count = find_crossing(np.exp(_relative(best)), share, "left") + 1
+    stays = values >= best[count - 1]
+    num_ties = int(np.count_nonzero(stays)) - count  # too many, all equal to the last of the best
+    if num_ties:
+        stays[np.flatnonzero(values == best[count - 1])[-num_ties:]] = False
+    return _only(logits, stays, kept)
 
 
 def apply_min_p(logits: Floats, min_p: float) -> Floats:
@@ -73,7 +74,8 @@ def apply_min_p(logits: Floats, min_p: float) -> Floats:
     """
     if min_p <= 0:
         return logits.copy()
-    return np.where(_relative(logits) < math.log(min_p), DROPPED, logits)
+    kept, values = _survivors(logits)
+    return _only(logits, _relative(values) >= math.log(min_p), kept)
 
 
 def apply_typical_p(logits: Floats, mass: float) -> Floats:
@@ -84,33 +86,70 @@ def apply_typical_p(logits: Floats, mass: float) -> Floats:
     """
     if mass >= 1:
         return logits.copy()
-    kept = _finite(logits)
-    values = _relative(logits[kept])  # (kept,)
-    weights = np.exp(values)
+    kept, values = _survivors(logits)
+    relative = _relative(values)
+    weights = np.exp(relative)
+    # Surprise minus entropy is the mean of `relative` minus `relative`: the normaliser cancels out.
     total = float(weights.sum(dtype=np.float64))
-    # Surprise minus entropy is the mean of `values` minus the value: the normaliser cancels out.
-    mean = float(np.multiply(weights, values, dtype=np.float64).sum()) / total
-    distance = np.abs(values - np.float32(mean))
-    ordered = _nearest(distance, weights, mass * total)
-    crossing = int(weights[ordered].cumsum(dtype=np.float64).searchsorted(mass * total))
-    farthest = distance[ordered[min(crossing, ordered.size - 1)]]
-    return _only(logits, kept[distance <= farthest])
+    mean = float((weights * relative.clip(min=-LARGEST)).sum(dtype=np.float64)) / total
+    distance = np.abs(relative - np.float32(mean))
+    nearest, share = _nearest(distance, weights, mass)
+    farthest = distance[nearest[find_crossing(weights[nearest], share, "left")]]
+    return _only(logits, distance <= farthest, kept)
 
 
-def _nearest(distance: Floats, weights: Floats, needed: float) -> NDArray[np.intp]:
-    """Indices by rising distance, at least as many as weigh `needed`: no more is sorted than that."""
+def _bound_of_best(logits: Floats, k: int) -> np.float32:
+    """A score that the k best tokens reach, and few others."""
+    rows = logits.size // COLUMN
+    if k > rows // 2:
+        return DROPPED
+    # The k best columns hold k tokens that reach the least of their maxima.
+    maxima = logits[: rows * COLUMN].reshape(COLUMN, rows).max(axis=0)  # (rows,)
+    bound: np.float32 = np.partition(maxima, rows - k)[rows - k]
+    return bound
+
+
+def _head(values: Floats, weights: Floats, p: float) -> tuple[Floats, float]:
+    """The best tokens, enough of them to hold p of the weight, and p as a share of theirs.
+
+    All tokens below the lowest floor weigh less than 1 - p together; higher floors are tried first,
+    because mostly a few tokens hold p.
+    """
+    if values.size < 1024:
+        return values, p
+    total = float(weights.sum(dtype=np.float64))
+    floor = (1 - p) * total / values.size
+    for factor in (256, 16, 1):
+        candidates = np.flatnonzero(weights >= min(1.0, factor * floor))  # the best one weighs 1
+        reached = float(weights[candidates].sum(dtype=np.float64))
+        if reached >= p * total:
+            return values[candidates], p * total / reached
+    return values, p
+
+
+def _nearest(distance: Floats, weights: Floats, mass: float) -> tuple[NDArray[np.intp], float]:
+    """Indices by rising distance, enough of them to hold the mass, and it as a share of theirs."""
+    total = float(weights.sum(dtype=np.float64))
     count = 256
     while count < distance.size:
         head = np.argpartition(distance, count)[:count]
-        if weights[head].sum(dtype=np.float64) >= needed:
-            return head[distance[head].argsort()]
+        reached = float(weights[head].sum(dtype=np.float64))
+        if reached >= mass * total:
+            return head[distance[head].argsort()], mass * total / reached
         count *= 8
-    return distance.argsort()
+    return distance.argsort(), mass
 
 
-def _finite(logits: Floats) -> NDArray[np.intp]:
-    """Indices of the tokens that are not dropped yet."""
-    return np.flatnonzero(logits > DROPPED)
+def _survivors(logits: Floats) -> tuple[NDArray[np.intp] | None, Floats]:
+    """Ids (kept,) and scores (kept,) of the tokens not dropped yet; ids None for the whole row.
+
+    A row that is mostly kept is passed on whole: gathering would cost more than it saves.
+    """
+    is_kept = logits > DROPPED
+    if np.count_nonzero(is_kept) * SPARSE > logits.size:
+        return None, logits
+    kept = np.flatnonzero(is_kept)
+    return kept, logits[kept]
 
 
 def _relative(logits: Floats) -> Floats:
@@ -120,8 +159,11 @@ def _relative(logits: Floats) -> Floats:
     return relative
 
 
-def _only(logits: Floats, survivors: NDArray[np.intp]) -> Floats:
-    """The scores of the survivors; everything else is dropped."""
+def _only(logits: Floats, stays: NDArray[np.bool_], kept: NDArray[np.intp] | None) -> Floats:
+    """The scores of the tokens that stay, -inf for the rest. stays: for each of `kept`, None for all."""
+    if kept is None and np.count_nonzero(stays) * SPARSE > logits.size:
+        return np.where(stays, logits, DROPPED)
+    survivors = np.flatnonzero(stays) if kept is None else kept[stays]
     result = np.full_like(logits, DROPPED)
     result[survivors] = logits[survivors]
     return result
