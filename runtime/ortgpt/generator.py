@@ -12,6 +12,7 @@ from typing import Self, Unpack
 import numpy as np
 
 from ortgpt.bundle.bundle import Bundle, open_bundle
+from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
 from ortgpt.generation import Generation, Request
@@ -57,7 +58,16 @@ def load(
     bundle = open_bundle(path, verify=verify)
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    session = Session(bundle.graph, bundle.directory, bundle.manifest, provider=provider, threads=threads)
+    # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
+    is_link = bundle.weights_path.is_symlink()
+    session = Session(
+        bundle.graph,
+        bundle.directory,
+        bundle.manifest,
+        initializers=map_initializers(bundle, external_only=True) if is_link else None,
+        provider=provider,
+        threads=threads,
+    )
     bundle.check_weights_unchanged()
     model = Model(bundle, tokenizer, session, prefill_chunk=prefill_chunk)
     if verify:

@@ -134,7 +134,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 def check_file_name(name: str) -> str | None:
     """What is wrong with a file name in a manifest, or None. Only plain names are legal."""
-    if len(name) > 255 or "\0" in name or not name.isprintable():
+    if not 1 <= len(name) <= 255 or "\0" in name or not name.isprintable():
         return "is not a file name"
     if PurePosixPath(name).name != name or "\\" in name or ":" in name or name in (".", ".."):
         return "is not a plain file name inside the bundle"

@@ -463,6 +463,21 @@ def rewrite(bundle: Path, name: str, data: bytes) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_a_bundle_in_the_hubs_cache_layout_loads_and_writes_the_same(
+    storyteller_bundle: Path, storyteller_model: ortgpt.Model, tmp_path: Path
+) -> None:
+    """FAULTS 5: every file a link into the blobs folder of the same repository."""
+    blobs, snapshot = tmp_path / "models--org--name" / "blobs", tmp_path / "models--org--name/snapshots/abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in storyteller_bundle.iterdir():
+        shutil.copy(path, blobs / f"blob-{path.name}")
+        (snapshot / path.name).symlink_to(f"../../blobs/blob-{path.name}")
+    with ortgpt.load(snapshot, threads=1) as model:
+        text = model.generate("The fox", SAMPLED, seed=1, max_new_tokens=30).text
+    assert text == storyteller_model.generate("The fox", SAMPLED, seed=1, max_new_tokens=30).text
+
+
 def test_importing_and_running_leaves_heavy_packages_out(storyteller_bundle: Path) -> None:
     """FAULTS 70"""
     code = (

@@ -19,7 +19,7 @@ from ortgpt.errors import BundleError, BundleIntegrityError
 
 CHUNK_BYTES = 4 << 20
 # File times may be as coarse as a kernel tick (10 ms): two changes within one look like a single one.
-CLOCK_TICK_NS = 20_000_000
+CLOCK_TICK_NS = 12_000_000
 
 OnBytes = Callable[[int], None]
 """Is told how many more bytes have been hashed."""

@@ -17,14 +17,18 @@ from ortgpt.errors import BundleIntegrityError
 from ortgpt.manifest import WEIGHTS_NAME
 
 
-def map_initializers(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """Read-only arrays of all initializers, by name.
+def map_initializers(bundle: Bundle, *, external_only: bool = False) -> dict[str, NDArray[Any]]:
+    """Read-only arrays of all initializers, by name, or of those in the weights file.
 
     External ones are views of one mapping of the weights file, of the very file that was checked:
     raises BundleIntegrityError when another one lies in its place by now.
     """
     mapping = _map_weights(bundle)
-    return {tensor.name: _array(tensor, mapping) for tensor in read_model(bundle.graph).initializers}
+    return {
+        tensor.name: _array(tensor, mapping)
+        for tensor in read_model(bundle.graph).initializers
+        if tensor.external or not external_only
+    }
 
 
 def _map_weights(bundle: Bundle) -> mmap.mmap | bytes:

@@ -96,6 +96,7 @@ _TENSOR = _Message(
     {1: "ints", 2: "int", 4: "floats", 5: "ints", 7: "ints", 8: "bytes", 9: "bytes", 12: "bytes"}
     | {13: "many", 14: "int", 16: "many"},
 )
+_TYPED = {4: _FLOAT, 5: _INT32, 7: _INT64}  # fields for typed values, and the type that they serve
 _VALUE = _Message("ValueInfoProto", {1: "bytes", 2: "bytes", 3: "bytes", 4: "many"})
 _TYPE = _Message("TypeProto", dict.fromkeys((1, 4, 5, 6, 7, 8, 9), "bytes"))
 _TENSOR_TYPE = _Message("TypeProto.Tensor", {1: "int", 2: "bytes"})
@@ -171,12 +172,12 @@ class _Reader:
 
     def _tensor(self, view: memoryview) -> Tensor:
         fields = self._fields(view, _TENSOR)
-        data_type = _int(fields, 2)
+        data_type = _int32(fields, 2)
         return Tensor(
             name=_text(fields, 8),
             dims=tuple(map(_signed, fields.get(1, ()))),
             data_type=data_type,
-            data_location=_int(fields, 14),
+            data_location=_int32(fields, 14),
             external=self._pairs(fields, 13),
             data=_inline_data(fields, data_type),
         )
@@ -186,7 +187,7 @@ class _Reader:
         kind = self._fields(fields[2][0], _TYPE) if 2 in fields else {}
         tensor = self._fields(kind[1][0], _TENSOR_TYPE) if set(kind) in ({1}, {1, 6}) else {}
         shape = self._shape(tensor[2][0]) if 2 in tensor else None
-        return Value(_text(fields, 1), _int(tensor, 1), shape)
+        return Value(_text(fields, 1), _int32(tensor, 1), shape)
 
     def _shape(self, view: memoryview) -> tuple[int | str, ...]:
         axes = [self._fields(item, _DIMENSION) for item in self._fields(view, _SHAPE).get(1, ())]
@@ -268,6 +269,14 @@ def _int(fields: dict[int, list[Any]], number: int) -> int:
     return _signed(fields[number][0]) if number in fields else 0
 
 
+def _int32(fields: dict[int, list[Any]], number: int) -> int:
+    """protobuf would cut a longer number to 32 bits."""
+    value = _int(fields, number)
+    if not -(1 << 31) <= value < 1 << 31:
+        raise _bad("a number is longer than 32 bits")
+    return value
+
+
 def _text(fields: dict[int, list[Any]], number: int) -> str:
     return _texts(fields, number)[0] if number in fields else ""
 
@@ -281,16 +290,17 @@ def _texts(fields: dict[int, list[Any]], number: int) -> tuple[str, ...]:
 
 def _inline_data(fields: dict[int, list[Any]], data_type: int) -> bytes | None:
     """Raw bytes, or typed values of the tensor's own type turned into them."""
-    held = [number for number in (4, 5, 7, 9) if number in fields]
+    held = [number for number in (*_TYPED, 9) if number in fields]
     if not held:
         return None
     if held == [9]:
         return bytes(fields[9][0])
-    if held == [4] and data_type == _FLOAT:
+    if len(held) > 1 or _TYPED[held[0]] != data_type:
+        raise _bad("a tensor's values are not of the tensor's type")
+    if data_type == _FLOAT:
         return b"".join(fields[4])
     numbers = list(map(_signed, fields[held[0]]))
-    if held == [5] and data_type == _INT32 and all(-(1 << 31) <= number < 1 << 31 for number in numbers):
-        return struct.pack(f"<{len(numbers)}i", *numbers)
-    if held == [7] and data_type == _INT64:
-        return struct.pack(f"<{len(numbers)}q", *numbers)
-    raise _bad("a tensor's values are not of the tensor's type")
+    try:
+        return struct.pack(f"<{len(numbers)}{'i' if data_type == _INT32 else 'q'}", *numbers)
+    except struct.error:
+        raise _bad("a number is longer than 32 bits") from None

@@ -8,13 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from ortgpt.errors import BundleError, MissingExtraError, OptionError, OrtgptError, ProviderError
 from ortgpt.inference.memory import check_memory
-from ortgpt.manifest import Manifest, parse_version
+from ortgpt.manifest import WEIGHTS_NAME, Manifest, parse_version
 
 try:
     import onnxruntime
@@ -32,7 +36,11 @@ _BUILD_LOCK = threading.Lock()
 
 
 class Session:
-    """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda"."""
+    """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda".
+
+    weights_folder  where onnxruntime finds the weights file
+    initializers    the same weights as arrays, for a file that onnxruntime would not open itself
+    """
 
     def __init__(
         self,
@@ -40,6 +48,7 @@ class Session:
         weights_folder: Path,
         manifest: Manifest,
         *,
+        initializers: Mapping[str, NDArray[Any]] | None = None,
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> None:
@@ -53,10 +62,14 @@ class Session:
             f"loading {weights / 1e6:,.0f} MB of weights",
             "free some memory, raise the limit, or use a smaller model",
         )
-        self._session: Any = self._build(graph, weights_folder)
+        with contextlib.ExitStack() as stack:
+            if initializers is not None:
+                weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
+                (weights_folder / WEIGHTS_NAME).touch()  # is looked for even though it is not read
+            self._session: Any = self._build(graph, weights_folder, initializers or {})
         self._process = os.getpid()
 
-    def _build(self, graph: bytes, weights_folder: Path) -> Any:
+    def _build(self, graph: bytes, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -64,6 +77,12 @@ class Session:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )
+        # onnxruntime reads them where they are: they have to live as long as the session.
+        self._initializers = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in initializers.items()
+        }
+        for name, value in self._initializers.items():
+            options.add_initializer(name, value)
         names = ["CPUExecutionProvider"]
         with _BUILD_LOCK:
             try:

@@ -82,7 +82,7 @@ def make_warpers(strategy: Sampling) -> Pipeline:
     4. min-p
     5. typical-p
 
-    At temperature 0, which is greedy, the pipeline is empty: no warper changes the best token.
+    At temperature 0, which is greedy, the pipeline is empty: the search takes the best token itself.
     """
     if strategy.temperature == 0:
         return Pipeline()

@@ -1,4 +1,4 @@
-"""Warpers: cut a distribution down to what may be drawn. The best token always survives.
+"""Warpers: cut a distribution down to what may be drawn. At least one token always survives.
 
 They take one row of scores (vocab,), at least one of them finite; dropped tokens get -inf. Where a
 filter needs to sort or sum, it does so among the tokens that earlier ones left.

@@ -1,0 +1,159 @@
+"""What holds for every processor, and what belongs to a single one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ortgpt.errors import ConstraintError, OptionError
+from ortgpt.interfaces import Floats, Ids, Processor
+from ortgpt.logits import processors
+from ortgpt.logits.pipeline import Pipeline
+from ortgpt.logits.processors import (
+    BadWords,
+    Checked,
+    LogitBias,
+    MinNewTokens,
+    MinP,
+    NoRepeatNgram,
+    PresenceFrequency,
+    RepetitionPenalty,
+    Temperature,
+    TokenLeft,
+    TopK,
+    TopP,
+    TypicalP,
+    VocabularySize,
+)
+
+INF = np.inf
+
+
+def double(token_ids: Ids, logits: Floats) -> Floats:
+    return 2 * logits
+
+
+# Every one of them changes the row below, except TokenLeft, which never changes anything.
+ACTIVE = [
+    VocabularySize(15),
+    LogitBias(np.array([2, 5]), np.array([1.5, -INF])),
+    RepetitionPenalty(1.3),
+    PresenceFrequency(0.5, 0.25, prompt_length=3),
+    NoRepeatNgram(2),
+    BadWords(((4,), (2, 6))),
+    MinNewTokens(9, (7,), prompt_length=3),
+    Checked(double, "processors[0]"),
+    Temperature(0.7),
+    TopK(4),
+    TopP(0.6),
+    MinP(0.2),
+    TypicalP(0.5),
+]
+EVERY = [*ACTIVE, TokenLeft(prompt_length=3), Pipeline(tuple(ACTIVE[:3]))]
+
+
+def name_of(processor: object) -> str:
+    return type(processor).__name__
+
+
+@pytest.fixture
+def token_ids() -> Ids:
+    return np.array([1, 2, 3, 2, 9, 2])
+
+
+@pytest.fixture
+def logits() -> Floats:
+    row = np.random.default_rng(1).normal(0, 2, 20).astype(np.float32)
+    row[11] = -INF
+    return row
+
+
+def test_every_processor_of_the_room_is_tested_here() -> None:
+    made = {name for name, value in vars(processors).items() if dataclasses.is_dataclass(value)}
+    assert made == {name_of(processor) for processor in EVERY} - {"Pipeline"}
+
+
+@pytest.mark.parametrize("processor", EVERY, ids=name_of)
+def test_a_processor_never_writes_into_its_input(
+    processor: Processor, token_ids: Ids, logits: Floats
+) -> None:
+    before = token_ids.copy(), logits.copy()
+    for array in (token_ids, logits):
+        array.flags.writeable = False
+    scores = processor(token_ids, logits)
+    assert scores.dtype == np.float32
+    assert scores.shape == logits.shape
+    np.testing.assert_array_equal(token_ids, before[0])
+    np.testing.assert_array_equal(logits, before[1])
+
+
+@pytest.mark.parametrize("processor", ACTIVE, ids=name_of)
+def test_a_processor_gives_new_scores_in_an_array_of_their_own(
+    processor: Processor, token_ids: Ids, logits: Floats
+) -> None:
+    scores = processor(token_ids, logits)
+    assert not np.shares_memory(scores, logits)
+    assert not np.array_equal(scores, logits)
+
+
+@pytest.mark.parametrize("processor", EVERY, ids=name_of)
+def test_a_processor_keeps_no_state_between_calls(
+    processor: Processor, token_ids: Ids, logits: Floats
+) -> None:
+    first = processor(token_ids, logits)
+    processor(token_ids[:4], logits[::-1])
+    np.testing.assert_array_equal(processor(token_ids, logits), first)
+
+
+@pytest.mark.parametrize("processor", EVERY, ids=name_of)
+def test_a_processor_can_not_be_changed(processor: Processor) -> None:
+    for field in dataclasses.fields(processor):  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(processor, field.name, None)
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (None, "NoneType"),
+        ([0.0] * 20, "list"),
+        (np.zeros(20), "float64"),
+        (np.zeros(19, np.float32), r"\(19,\)"),
+        (np.zeros((1, 20), np.float32), r"\(1, 20\)"),
+        (np.full(20, np.nan, np.float32), "NaN"),
+        (np.full(20, INF, np.float32), "inf"),
+    ],
+)
+def test_what_a_callers_processor_returns_is_checked(
+    token_ids: Ids, logits: Floats, result: Floats, problem: str
+) -> None:
+    with pytest.raises(OptionError, match=problem) as caught:
+        Checked(lambda ids, row: result, "processors[3]")(token_ids, logits)
+    assert caught.value.option == "processors[3]"
+
+
+def test_a_callers_processor_can_not_write_into_the_model_s_logits(token_ids: Ids, logits: Floats) -> None:
+    def spoil_logits(ids: Ids, row: Floats) -> Floats:
+        row[0] = 0
+        return row
+
+    def spoil_ids(ids: Ids, row: Floats) -> Floats:
+        ids[0] = 0
+        return row
+
+    for spoil in (spoil_logits, spoil_ids):
+        with pytest.raises(ValueError, match="read-only"):
+            Checked(spoil, "processors[0]")(token_ids, logits)
+    assert token_ids.flags.writeable
+    assert logits.flags.writeable
+
+
+def test_no_token_left_is_an_error_with_the_number_of_the_step(token_ids: Ids) -> None:
+    """FAULTS 36, 41"""
+    with pytest.raises(ConstraintError, match="step 4"):
+        TokenLeft(prompt_length=2)(token_ids, np.full(20, -INF, np.float32))
+    almost = np.full(20, -INF, np.float32)
+    almost[7] = -3e38
+    assert TokenLeft(prompt_length=2)(token_ids, almost) is almost
