@@ -53,6 +53,10 @@ class ChoiceState:
         self._logprobs: list[TokenLogprob] = []
 
     @property
+    def max_tokens(self) -> int:
+        return self._limits.max_tokens
+
+    @property
     def is_done(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
@@ -83,20 +87,26 @@ class ChoiceState:
         self.text += text
         return Event(self.index, text, (), None, reason)
 
-    def choice(self) -> Choice:
-        """The sequence as it stands; "cancelled" if it has not ended."""
+    def choice(self, *, index: int | None = None, score: float | None = None) -> Choice:
+        """The sequence as it stands; "cancelled" if it has not ended.
+
+        index and score replace its own: a beam gets both only when the search has ended.
+        """
         if self.finish_reason is None:
             self.end("cancelled")
         assert self.finish_reason is not None
         return Choice(
-            index=self.index,
+            index=self.index if index is None else index,
             text=self.text,
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            score=self._logprob_sum / len(self.token_ids) if self.token_ids else None,
+            score=self._mean_logprob() if score is None else score,
             logprobs=tuple(self._logprobs) if self._num_top is not None else None,
         )
+
+    def _mean_logprob(self) -> float | None:
+        return self._logprob_sum / len(self.token_ids) if self.token_ids else None
 
     def _take(self, token_id: int, is_late: bool) -> str:
         limits = self._limits

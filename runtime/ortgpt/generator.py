@@ -15,7 +15,7 @@ from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
-from ortgpt.generation import Generation, Request
+from ortgpt.generation import Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
@@ -23,6 +23,7 @@ from ortgpt.manifest import Manifest
 from ortgpt.options import MAX_SEED, OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
 from ortgpt.results import Result, Score
+from ortgpt.run import Request
 from ortgpt.scoring import score_tokens
 from ortgpt.strategies import Greedy, Strategy
 from ortgpt.streams import Stream
@@ -234,7 +235,7 @@ def _strategy(strategy: Strategy | None) -> Strategy:
     if strategy is None:
         return Greedy()
     if not isinstance(strategy, Strategy):
-        raise OptionError("strategy", f"must be Greedy(...) or Sampling(...), got {shown(strategy)}")
+        raise OptionError("strategy", f"must be a strategy such as Greedy(), got {shown(strategy)}")
     return strategy
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +20,24 @@ from ortgpt.numerics import log_softmax
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
+T = TypeVar("T", bound=TextState)
+
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Generic[T]):
     """A running hypothesis: the sum of its processed log-probabilities, its tokens, its text."""
 
     score: float
     history: History
-    text: TextState
+    text: T
 
 
 @dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(Generic[T]):
     """A text that has ended; score: with the length penalty applied."""
 
     score: float
-    text: TextState
+    text: T
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Candidate:
     score: float
 
 
-class Beams:
+class Beams(Generic[T]):
     """The beam search of one prompt.
 
     running   what is followed, best first; at most num_beams
@@ -58,7 +61,7 @@ class Beams:
     def __init__(
         self,
         strategy: BeamSearch,
-        beam: Beam,
+        beam: Beam[T],
         process: Processor,
         *,
         num_stop_ids: int,
@@ -66,7 +69,7 @@ class Beams:
         rng: np.random.Generator,
     ) -> None:
         self.running = [beam]
-        self.finished: list[Hypothesis] = []
+        self.finished: list[Hypothesis[T]] = []
         self.is_done = False
         self.error: OrtgptError | None = None
         self._strategy, self._process, self._rng = strategy, process, rng
@@ -87,9 +90,11 @@ class Beams:
             candidates = self._candidates(raw)
         except ConstraintError as error:
             return self._fail(error)
+        if not candidates:
+            return self._fail(ConstraintError(f"every beam has run out of tokens at step {self._length}"))
         self._length += 1
-        going: list[tuple[Candidate, Beam]] = []
-        ended: list[Hypothesis] = []
+        going: list[tuple[Candidate, Beam[T]]] = []
+        ended: list[Hypothesis[T]] = []
         for rank, candidate in enumerate(candidates):
             parent = self.running[candidate.beam]
             text = parent.text.copy()
@@ -98,7 +103,7 @@ class Beams:
             if not text.is_done:
                 going.append((candidate, Beam(candidate.score, parent.history, text)))
             elif rank < self._strategy.num_beams:  # those behind only stand by to keep the beam full
-                ended.append(Hypothesis(self._penalised(candidate.score, self._length), text))
+                ended.append(Hypothesis(self.penalised(candidate.score), text))
         going = sorted(going, key=lambda pair: -pair[0].score)[: self._strategy.num_beams]
         self.running = [
             Beam(beam.score, beam.history.extended(candidate.token_id), beam.text)
@@ -133,10 +138,12 @@ class Beams:
             if totals.flat[index] > -np.inf  # a beam at -inf is dead
         ]
 
-    def _penalised(self, score: float, length: int) -> float:
+    def penalised(self, score: float, length: int | None = None) -> float:
+        """A summed log-probability divided by length ** length_penalty; length: as it is now."""
+        length = max(1, self._length) if length is None else length
         return float(score / length**self._strategy.length_penalty)
 
-    def _finish(self, ended: list[Hypothesis]) -> None:
+    def _finish(self, ended: list[Hypothesis[T]]) -> None:
         """Take in what ended, keep the best, and see whether anything better can come."""
         self.finished = sorted(self.finished + ended, key=lambda one: -one.score)
         del self.finished[self._strategy.num_beams :]
@@ -146,12 +153,10 @@ class Beams:
         elif is_full:
             grows = self._strategy.early_stopping == "never" and self._strategy.length_penalty > 0
             length = self._max_tokens if grows else self._length
-            self.is_done = self._penalised(self.running[0].score, length) <= self.finished[-1].score
+            self.is_done = self.penalised(self.running[0].score, length) <= self.finished[-1].score
 
 
-def beam_steps(
-    decoder: Decoder, logits: Floats, searches: Sequence[Beams]
-) -> Generator[None, bool, None]:
+def beam_steps(decoder: Decoder, logits: Floats, searches: Sequence[Beams[T]]) -> Generator[None, bool, None]:
     """Run the searches until all are done; yields after every step, is sent whether time is up.
 
     decoder  holds the prompts, one row per search
