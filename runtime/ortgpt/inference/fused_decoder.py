@@ -133,11 +133,11 @@ class FusedDecoder:
             # Checked here once more than in the doors: a Gather takes -1 without complaint.
             if ids.min() < 0 or ids.max() >= self.vocab_size:
                 raise OptionError(f"token_ids[{row}]", f"must lie between 0 and {self.vocab_size - 1}")
-            length = int(self._cache.lengths[row])
-            if length + (1 if siblings else len(ids)) > self.context or length + len(ids) > self.context + 1:
+            # Siblings share the next position; their spare cells need no place in the context.
+            length = int(self._cache.lengths[row]) + (1 if siblings else len(ids))
+            if length > self.context:
                 raise ContextLengthError(
-                    "token_ids",
-                    f"bring row {row} to {length + len(ids)} tokens, the context is {self.context}",
+                    "token_ids", f"bring row {row} to {length} tokens, the context is {self.context}"
                 )
         return new
 
