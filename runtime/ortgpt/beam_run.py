@@ -12,7 +12,8 @@ from ortgpt.logits.pipeline import Pipeline, make_warpers
 from ortgpt.manifest import Architecture
 from ortgpt.results import Choice, Event, FinishReason
 from ortgpt.run import Request, Run, make_rng
-from ortgpt.search.beam import Beam, Beams, beam_steps
+from ortgpt.search.beam import Beam, Beams, Search, beam_steps
+from ortgpt.search.diverse import DiverseBeams
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
@@ -57,20 +58,28 @@ class BeamRun(Run):
     def error(self, index: int) -> OrtgptError | None:
         return self._searches[index].error
 
-    def _make_search(self, index: int) -> Beams[ChoiceState]:
+    def _make_search(self, index: int) -> Search[ChoiceState]:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         max_tokens = self.max_tokens(prompt)
         beam = Beam(0.0, History(prompt.token_ids), self.make_choice(prompt, 0, max_tokens))
-        process = self.make_process(prompt)
+        process, rng = self.make_process(prompt, max_tokens), make_rng(seed, 0)
+        if self._strategy.num_beam_groups > 1:
+            return DiverseBeams(
+                self._strategy,
+                beam,
+                process,
+                stop_token_ids=self.stop_token_ids,
+                max_tokens=max_tokens,
+            )
         if self._strategy.sample:
-            process = Pipeline((process, make_warpers(self._strategy.warpers)))
+            process = Pipeline((process, make_warpers(self._strategy.warpers, rng)))
         return Beams(
             self._strategy,
             beam,
             process,
             num_stop_ids=len(self.stop_token_ids),
             max_tokens=max_tokens,
-            rng=make_rng(seed, 0),
+            rng=rng,
         )
 
     def _show(self, index: int) -> Iterator[Event]:

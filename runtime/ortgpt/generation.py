@@ -61,7 +61,12 @@ class Generation:
 
 
 def make_run(request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> Run:
-    """The kind of run that the strategy needs; without a token to generate it makes no difference."""
-    if isinstance(request.strategy, BeamSearch) and request.options.max_new_tokens > 0:
+    """The kind of run that the strategy needs.
+
+    A single beam is greedy or sampled decoding, as in transformers; without a token to generate the
+    strategy makes no difference.
+    """
+    strategy = request.strategy
+    if isinstance(strategy, BeamSearch) and strategy.num_beams > 1 and request.options.max_new_tokens > 0:
         return BeamRun(request, decoder, tokenizer, shape)
     return RowRun(request, decoder, tokenizer, shape)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import OrtgptError
+from ortgpt.results import FinishReason
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -136,11 +137,7 @@ class TextState(Protocol):
     """
 
     token_ids: list[int]
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the last token ended it: a stop id, a stop string, or a limit."""
-        ...
+    finish_reason: FinishReason | None  # None until a stop id, a stop string or a limit ends it
 
     def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> object: ...
 

@@ -10,6 +10,7 @@ import numpy as np
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Steps, Tokenizer
 from ortgpt.logits.drawing import draw
+from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.manifest import Architecture
 from ortgpt.results import Choice, Event
@@ -17,7 +18,7 @@ from ortgpt.run import Request, Run, make_rng
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
 from ortgpt.search.history import History
 from ortgpt.search.sample import Pick, SampledRow, pick_best, sample_steps
-from ortgpt.strategies import ContrastiveSearch, Sampling, Strategy
+from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampling, Strategy
 
 
 class RowRun(Run):
@@ -89,22 +90,33 @@ class RowRun(Run):
     def _sampled_row(self, index: int, sequence: int) -> SampledRow:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         pick = make_pick(self.request.strategy, make_rng(seed, sequence))
-        return SampledRow(History(prompt.token_ids), self.make_process(prompt), pick)
+        process = self.make_process(prompt, self._choices[index][sequence].max_tokens)
+        return SampledRow(History(prompt.token_ids), process, pick)
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
         prompt = self.request.prompts[index]
         states = StateHistory(hidden[: len(prompt.token_ids)])
-        return ContrastiveRow(History(prompt.token_ids), self.make_process(prompt), states)
+        process = self.make_process(prompt, self._choices[index][0].max_tokens)
+        return ContrastiveRow(History(prompt.token_ids), process, states)
 
 
 def make_pick(strategy: Strategy, rng: np.random.Generator) -> Pick:
-    """How a row's next token is chosen from its processed scores."""
-    if not isinstance(strategy, Sampling) or strategy.temperature == 0:
+    """How a row's next token is chosen from its processed scores. What it remembers is the row's own."""
+    if isinstance(strategy, BeamSearch) and strategy.sample:  # with a single beam
+        strategy = strategy.warpers
+    if not isinstance(strategy, Sampling) or strategy.is_greedy:
         return pick_best
-    warp = make_warpers(strategy)
+    warp = make_warpers(strategy, rng)
+    if strategy.mirostat_tau == 0:
+        return lambda token_ids, scores: draw(warp(token_ids, scores), rng)
+    eta = MIROSTAT_ETA if strategy.mirostat_eta is None else strategy.mirostat_eta
+    mirostat = Mirostat(strategy.mirostat_tau, eta)
 
     def pick(token_ids: Ids, scores: Floats) -> int:
-        return draw(warp(token_ids, scores), rng)
+        truncated = mirostat.truncate(warp(token_ids, scores))
+        token_id = draw(truncated, rng)
+        mirostat.learn(truncated, token_id)
+        return token_id
 
     return pick

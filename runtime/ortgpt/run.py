@@ -14,6 +14,7 @@ from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
+from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt
 from ortgpt.results import Choice, Event
@@ -48,6 +49,9 @@ class Run(ABC):
         self.clock = Clock()
         chosen = request.options.stop_token_ids
         self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
+        self._bad_word_ids = bad_word_ids(request.options, tokenizer)
+        self._sequence_biases = sequence_biases(request.options, tokenizer)
+        self._breaker_ids = breaker_ids(request.options, tokenizer)
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -94,13 +98,16 @@ class Run(ABC):
             prefix = self.tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
         return ChoiceState(index, self.tokenizer, limits, prefix=prefix, num_top=options.logprobs)
 
-    def make_process(self, prompt: Prompt) -> Processor:
+    def make_process(self, prompt: Prompt, max_tokens: int) -> Processor:
         """The processors that every strategy's scores go through."""
         return make_processors(
             self.request.options,
             prompt_length=len(prompt.token_ids),
+            max_tokens=max_tokens,
             stop_token_ids=self.stop_token_ids,
-            bad_word_ids=bad_word_ids(self.request.options, self.tokenizer),
+            bad_word_ids=self._bad_word_ids,
+            sequence_biases=self._sequence_biases,
+            breakers=self._breaker_ids,
             vocab_size=self.shape.vocab_size,
             tokenizer_size=self.shape.tokenizer_size,
         )
@@ -109,14 +116,3 @@ class Run(ABC):
 def make_rng(seed: int, sequence: int) -> np.random.Generator:
     """Sequence j of a prompt draws from (seed, j)."""
     return np.random.default_rng([seed, sequence])
-
-
-def bad_word_ids(options: Options, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """Bad words as ids; a word is banned both as the text's first and after a space."""
-    sequences: list[tuple[int, ...]] = []
-    for word in options.bad_words:
-        if isinstance(word, str):
-            sequences += [tuple(tokenizer.encode(form)) for form in (word, " " + word.lstrip())]
-        else:
-            sequences.append(tuple(word))
-    return list(dict.fromkeys(sequences))

@@ -35,7 +35,7 @@ def flag(owner: type[Options] | type[Sampling], field: str, help_text: str, meta
     """The flag of a dataclass field. Its default stays with the dataclass; help only shows it."""
     default = next(entry.default for entry in dataclasses.fields(owner) if entry.name == field)
     shown: bool | str = str(default)
-    if default is None or default is dataclasses.MISSING or default == ():
+    if default is None or default is dataclasses.MISSING or isinstance(default, tuple):
         shown = False
     name = "--" + field.replace("_", "-")
     panel = "Sampling (with --strategy sample)" if owner is Sampling else "Text"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ortgpt.cli import flags
 from ortgpt.cli.arguments import (
     AsJson,
     Debug,
@@ -22,7 +23,7 @@ from ortgpt.cli.arguments import (
     flag,
 )
 from ortgpt.cli.loading import load_model
-from ortgpt.cli.prompt_input import parse_biases, parse_ids, read_prompt_file, read_text_argument
+from ortgpt.cli.prompt_input import parse_ids, read_prompt_file, read_text_argument
 from ortgpt.errors import OptionError
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.strategies import Greedy, Sampling, Strategy
@@ -58,6 +59,16 @@ def generate(
     typical_p: Annotated[
         float | None, flag(Sampling, "typical_p", "Keep the typical with this mass.", "P")
     ] = None,
+    dynatemp_range: flags.DynatempRange = None,
+    dynatemp_exponent: flags.DynatempExponent = None,
+    top_n_sigma: flags.TopNSigma = None,
+    epsilon_cutoff: flags.EpsilonCutoff = None,
+    eta_cutoff: flags.EtaCutoff = None,
+    xtc_probability: flags.XtcProbability = None,
+    xtc_threshold: flags.XtcThreshold = None,
+    mirostat_tau: flags.MirostatTau = None,
+    mirostat_eta: flags.MirostatEta = None,
+    order: flags.Order = None,
     max_new_tokens: Annotated[int | None, flag(Options, "max_new_tokens", "At most N tokens.", "N")] = None,
     min_new_tokens: Annotated[int | None, flag(Options, "min_new_tokens", "No stop before N.", "N")] = None,
     stop: Annotated[
@@ -90,6 +101,16 @@ def generate(
     logit_bias: Annotated[
         list[str] | None, flag(Options, "logit_bias", "Added to a token's score (repeatable).", "ID=X")
     ] = None,
+    dry_multiplier: flags.DryMultiplier = None,
+    dry_base: flags.DryBase = None,
+    dry_allowed_length: flags.DryAllowedLength = None,
+    dry_sequence_breakers: flags.DrySequenceBreakers = None,
+    exponential_decay_length_penalty: flags.LengthDecay = None,
+    forced_bos_token_id: flags.ForcedBos = None,
+    forced_eos_token_id: flags.ForcedEos = None,
+    suppress_tokens: flags.SuppressTokens = None,
+    begin_suppress_tokens: flags.BeginSuppressTokens = None,
+    sequence_bias: flags.SequenceBias = None,
     logprobs: Annotated[
         int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
     ] = None,
@@ -115,7 +136,8 @@ def generate(
     """
     given = dict(context.params)
     options = _options(given)
-    chosen = _strategy(strategy, {name: given[name] for name in SAMPLING_FIELDS if given[name] is not None})
+    sampling = {name: given[name] for name in SAMPLING_FIELDS if _is_given(given[name])}
+    chosen = _strategy(strategy, flags.read_sampling_flags(sampling))
     if logprobs is not None and not as_json:
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
@@ -145,11 +167,7 @@ def generate(
 def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
     fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given[name])}
-    if "stop_token_ids" in fields:
-        fields["stop_token_ids"] = parse_ids("stop_token_ids", fields["stop_token_ids"])
-    if "logit_bias" in fields:
-        fields["logit_bias"] = parse_biases(fields["logit_bias"])
-    options = cast(OptionFields, fields)
+    options = cast(OptionFields, flags.read_option_flags(fields))
     make_options(options)
     return options
 

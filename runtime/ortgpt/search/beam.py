@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,56 @@ class Candidate:
     beam: int
     token_id: int
     score: float
+
+
+def rank_candidates(
+    running: Sequence[Beam[T]],
+    logprobs: NDArray[np.float64],
+    process: Processor,
+    count: int,
+    rng: np.random.Generator | None = None,
+) -> list[Candidate]:
+    """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
+
+    logprobs (running, vocab); the processors see them as scores. At most `count` are returned, and
+    none that a processor has excluded.
+    """
+    totals = np.stack(
+        [
+            beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
+            for beam, row in zip(running, logprobs, strict=True)
+        ]
+    )  # (running, vocab)
+    # The best of scores with Gumbel noise are a draw without replacement, in its order.
+    keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
+    count = min(count, keys.size)
+    head = np.argpartition(keys, keys.size - count)[keys.size - count :]
+    head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
+    vocab_size = totals.shape[1]
+    return [
+        Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
+        for index in head
+        if totals.flat[index] > -np.inf
+    ]
+
+
+class Search(Protocol[T]):
+    """What `beam_steps` and the engine need of a prompt's search."""
+
+    error: OrtgptError | None
+
+    @property
+    def running(self) -> Sequence[Beam[T]]: ...
+
+    @property
+    def finished(self) -> Sequence[Hypothesis[T]]: ...
+
+    @property
+    def is_done(self) -> bool: ...
+
+    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]: ...
+
+    def penalised(self, score: float) -> float: ...
 
 
 class Beams(Generic[T]):
@@ -100,7 +150,7 @@ class Beams(Generic[T]):
             text = parent.text.copy()
             logprob = float(raw[candidate.beam, candidate.token_id])
             text.feed(candidate.token_id, logprob, logits[candidate.beam], is_late=is_late)
-            if not text.is_done:
+            if text.finish_reason is None:
                 going.append((candidate, Beam(candidate.score, parent.history, text)))
             elif rank < self._strategy.num_beams:  # those behind only stand by to keep the beam full
                 ended.append(Hypothesis(self.penalised(candidate.score), text))
@@ -117,26 +167,8 @@ class Beams(Generic[T]):
         return [], []
 
     def _candidates(self, raw: NDArray[np.float64]) -> list[Candidate]:
-        """The best continuations of all beams, or drawn ones, in the order of their rank."""
-        totals = np.stack(
-            [
-                beam.score + self._process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
-                for beam, row in zip(self.running, raw, strict=True)
-            ]
-        )  # (running, vocab)
-        keys = totals.ravel()
-        if self._strategy.sample:
-            # The best of scores with Gumbel noise are a draw without replacement, in its order.
-            keys = keys + self._rng.gumbel(size=keys.size)
-        count = min(self._num_candidates, keys.size)
-        head = np.argpartition(keys, keys.size - count)[keys.size - count :]
-        head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
-        vocab_size = totals.shape[1]
-        return [
-            Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
-            for index in head
-            if totals.flat[index] > -np.inf  # a beam at -inf is dead
-        ]
+        rng = self._rng if self._strategy.sample else None
+        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng)
 
     def penalised(self, score: float, length: int | None = None) -> float:
         """A summed log-probability divided by length ** length_penalty; length: as it is now."""
@@ -156,7 +188,9 @@ class Beams(Generic[T]):
             self.is_done = self.penalised(self.running[0].score, length) <= self.finished[-1].score
 
 
-def beam_steps(decoder: Decoder, logits: Floats, searches: Sequence[Beams[T]]) -> Generator[None, bool, None]:
+def beam_steps(
+    decoder: Decoder, logits: Floats, searches: Sequence[Search[T]]
+) -> Generator[None, bool, None]:
     """Run the searches until all are done; yields after every step, is sent whether time is up.
 
     decoder  holds the prompts, one row per search

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Step, Steps
@@ -81,7 +82,7 @@ def contrastive_steps(
             states = to_unit_length(outputs.hidden[index, : len(candidates.ids)])
             similarities = row.states.greatest_similarity(states)
             scores = contrastive_scores(candidates.probabilities, similarities, strategy.penalty_alpha)
-            pick = picks[index] = int(scores.argmax())
+            pick = picks[index] = int(np.where(candidates.is_allowed, scores, -np.inf).argmax())
             row.history.append(int(candidates.ids[pick]))
             row.states.append(states[pick])
         following = outputs.logits[np.arange(len(rows)), picks]  # (rows, vocab), a copy
@@ -103,6 +104,7 @@ class _Candidates:
     ids: Ids  # (candidates,)
     probabilities: Floats  # (candidates,)
     logprobs: Floats  # (candidates,), raw
+    is_allowed: NDArray[np.bool_]  # (candidates,): what is excluded only fills up
     error: OrtgptError | None = None
 
 
@@ -114,12 +116,12 @@ def _candidates(row: ContrastiveRow, raw: Floats, top_k: int, step_number: int) 
             raise NonFiniteLogitsError(step_number)
         scores = row.process(row.history.ids, raw)
     except (ConstraintError, NonFiniteLogitsError) as error:
-        return _Candidates(np.zeros(top_k, np.int64), nothing, nothing, error)
+        return _Candidates(np.zeros(top_k, np.int64), nothing, nothing, nothing == 0, error)
     count = min(top_k, scores.size)
     best = np.argpartition(scores, scores.size - count)[scores.size - count :]
     best = best[np.lexsort((best, -scores[best]))]  # best first, of equal ones the lower id
     probabilities = np.exp(scores[best] - log_normaliser(scores))
-    return _Candidates(best, probabilities, raw[best] - np.float32(normaliser))
+    return _Candidates(best, probabilities, raw[best] - np.float32(normaliser), scores[best] > -np.inf)
 
 
 def _run_candidates(decoder: Decoder, candidates: list[Ids]) -> Outputs:
