@@ -78,7 +78,8 @@ def _ask_engine(facts: dict[str, Any]) -> None:
         facts["available_memory_mb"] = None if room is None else room // 1_000_000
         check_installed_version()
     except (OrtgptError, ImportError) as error:
-        facts["problems"].append(str(error))
+        hint = getattr(error, "hint", None)
+        facts["problems"].append(f"{error}: {hint}" if hint else str(error))
 
 
 def _version(distribution: str) -> str | None:

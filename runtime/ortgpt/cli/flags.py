@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
+import typer
+
 from ortgpt.checks import shown
-from ortgpt.cli.arguments import flag
+from ortgpt.cli.arguments import PANELS, flag
 from ortgpt.cli.prompt_input import parse_biases, parse_ids
 from ortgpt.errors import OptionError
 from ortgpt.options import Options
-from ortgpt.strategies import Sampling
+from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling, Strategy
+
+STRATEGIES: dict[str, Any] = {
+    "greedy": Greedy,
+    "sample": Sampling,
+    "beam": BeamSearch,
+    "contrastive": ContrastiveSearch,
+}
 
 DynatempRange = Annotated[
     float | None, flag(Sampling, "dynatemp_range", "The entropy moves the temperature so far; 0: off.")
@@ -35,6 +46,36 @@ MirostatTau = Annotated[
 MirostatEta = Annotated[float | None, flag(Sampling, "mirostat_eta", "How fast it steers; 0.1.")]
 Order = Annotated[
     list[str] | None, flag(Sampling, "order", "Order of the filters (repeatable, or a,b,c).", "NAME")
+]
+
+NumBeams = Annotated[int | None, flag(BeamSearch, "num_beams", "Texts followed at once.", "N")]
+LengthPenalty = Annotated[
+    float | None, flag(BeamSearch, "length_penalty", "Scores are divided by length to this power.")
+]
+EarlyStopping = Annotated[
+    str | None,
+    flag(BeamSearch, "early_stopping", "When to stop looking for a better text.", "true|false|never"),
+]
+NumReturnSequences = Annotated[
+    int | None, flag(BeamSearch, "num_return_sequences", "Texts to return, best first.", "N")
+]
+NumBeamGroups = Annotated[
+    int | None, flag(BeamSearch, "num_beam_groups", "Groups that avoid each other's tokens.", "N")
+]
+DiversityPenalty = Annotated[
+    float | None, flag(BeamSearch, "diversity_penalty", "How much a group avoids the others' tokens.")
+]
+Sample = Annotated[
+    bool,
+    typer.Option(
+        "--sample",
+        help="Draw the beams' tokens; takes --temperature, --top-k, --top-p.",
+        rich_help_panel=PANELS[BeamSearch],
+    ),
+]
+PenaltyAlpha = Annotated[
+    float | None,
+    flag(ContrastiveSearch, "penalty_alpha", "Weight of being unlike; --top-k sets the candidates.", "A"),
 ]
 
 DryMultiplier = Annotated[
@@ -91,11 +132,27 @@ def read_option_flags(fields: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def read_sampling_flags(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Sampling as the library takes them, from flags as they were given."""
-    if "order" not in fields:
-        return fields
-    return {**fields, "order": [name for part in fields["order"] for name in part.split(",")]}
+def read_strategy(name: str, given: Mapping[str, Any]) -> Strategy:
+    """The strategy of that name with the fields that were given, which have to be its own."""
+    own = fields_of(STRATEGIES[name])
+    for field in given:
+        if field not in own:
+            homes = [f"--strategy {other}" for other, kind in STRATEGIES.items() if field in fields_of(kind)]
+            wanted = " or ".join(homes)
+            raise OptionError(field, f"belongs to {wanted}, not to {name}", hint=f"add {homes[0]}")
+    read = dict(given)
+    if "order" in read:
+        read["order"] = [part for value in read["order"] for part in value.split(",")]
+    if "early_stopping" in read:
+        word = read["early_stopping"].lower()
+        read["early_stopping"] = {"true": True, "false": False}.get(word, word)
+    strategy: Strategy = STRATEGIES[name](**read)
+    return strategy
+
+
+def fields_of(strategy: type) -> tuple[str, ...]:
+    """The names of a strategy's fields, each a flag."""
+    return tuple(entry.name for entry in dataclasses.fields(strategy))
 
 
 def parse_text_biases(values: list[str]) -> dict[str | tuple[int, ...], float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,20 +26,22 @@ from ortgpt.cli.arguments import (
 )
 from ortgpt.cli.loading import load_model
 from ortgpt.cli.prompt_input import parse_ids, read_prompt_file, read_text_argument
-from ortgpt.errors import OptionError
+from ortgpt.errors import OptionError, OrtgptError
 from ortgpt.options import OptionFields, Options, make_options
-from ortgpt.strategies import Greedy, Sampling, Strategy
+from ortgpt.strategies import Sampling, Strategy
 
 if TYPE_CHECKING:
     from ortgpt.generator import Model
     from ortgpt.results import Result, Timings
 
 OPTION_FIELDS = tuple(entry.name for entry in dataclasses.fields(Options) if entry.name != "processors")
-SAMPLING_FIELDS = tuple(entry.name for entry in dataclasses.fields(Sampling))
+STRATEGY_FIELDS = tuple(
+    dict.fromkeys(name for kind in flags.STRATEGIES.values() for name in flags.fields_of(kind))
+)
 
 
 class StrategyName(StrEnum):
-    GREEDY, SAMPLE = "greedy", "sample"
+    GREEDY, SAMPLE, BEAM, CONTRASTIVE = flags.STRATEGIES
 
 
 def generate(
@@ -69,6 +73,14 @@ def generate(
     mirostat_tau: flags.MirostatTau = None,
     mirostat_eta: flags.MirostatEta = None,
     order: flags.Order = None,
+    num_beams: flags.NumBeams = None,
+    length_penalty: flags.LengthPenalty = None,
+    early_stopping: flags.EarlyStopping = None,
+    num_return_sequences: flags.NumReturnSequences = None,
+    num_beam_groups: flags.NumBeamGroups = None,
+    diversity_penalty: flags.DiversityPenalty = None,
+    sample: flags.Sample = False,
+    penalty_alpha: flags.PenaltyAlpha = None,
     max_new_tokens: Annotated[int | None, flag(Options, "max_new_tokens", "At most N tokens.", "N")] = None,
     min_new_tokens: Annotated[int | None, flag(Options, "min_new_tokens", "No stop before N.", "N")] = None,
     stop: Annotated[
@@ -76,7 +88,7 @@ def generate(
     ] = None,
     stop_token_ids: Annotated[
         list[str] | None,
-        flag(Options, "stop_token_ids", "Ids that end the text, or none; the bundle's eos.", "IDS"),
+        flag(Options, "stop_token_ids", "Ids that end the text, or none.", "IDS", "the bundle's eos"),
     ] = None,
     seed: Annotated[int | None, flag(Options, "seed", "Makes sampling repeatable.", "N")] = None,
     n: Annotated[int | None, flag(Options, "n", "Sequences per prompt.", "N")] = None,
@@ -130,34 +142,33 @@ def generate(
 
     ortgpt generate "The king" -m DIR --strategy sample --temperature 0.8 --top-p 0.95 --seed 7
 
+    ortgpt generate "The king" -m DIR --strategy beam --num-beams 5 --no-repeat-ngram-size 3
+
+    ortgpt generate "The king" -m DIR --strategy contrastive --top-k 4 --penalty-alpha 0.6
+
     echo "The fox" | ortgpt generate -m DIR --stop "." --json
 
     ortgpt generate -m DIR --prompt-file prompts.txt --json > texts.jsonl
     """
     given = dict(context.params)
     options = _options(given)
-    sampling = {name: given[name] for name in SAMPLING_FIELDS if _is_given(given[name])}
-    chosen = _strategy(strategy, flags.read_sampling_flags(sampling))
+    chosen = flags.read_strategy(
+        strategy.value, {name: given[name] for name in STRATEGY_FIELDS if _is_given(given[name])}
+    )
     if logprobs is not None and not as_json:
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
     with load_model(model, provider, threads) as loaded:
-        is_streamed = len(prompts) == 1 and not (as_json or no_stream) and options.get("n", 1) == 1
-        try:
-            if is_streamed:
-                results = _stream(loaded, prompts[0], chosen, options)
-            elif prompt_file is not None:
-                results = loaded.generate_batch(prompts, chosen, **options)
+        num_choices = max(options.get("n", 1), num_return_sequences or 1)
+        if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1:
+            results = [_stream(loaded, prompts[0], chosen, options)]
+        else:
+            show = partial(_print_results, model=str(model), as_json=as_json)
+            if prompt_file is not None:
+                results = _batch(loaded, prompts, chosen, options, show)
             else:
                 results = [_collect(loaded, prompts[0], chosen, options)]
-        except KeyboardInterrupt:
-            print()
-            raise
-        for result in results:
-            if as_json:
-                print(json.dumps(_document(str(model), result)))
-            elif not is_streamed:
-                _print_choices(result)
+            show(results)
         if not quiet:
             _print_timings(results)
     if any(choice.finish_reason == "cancelled" for result in results for choice in result.choices):
@@ -177,14 +188,6 @@ def _is_given(value: object) -> bool:
     return value is not None and value is not False and not (isinstance(value, list | tuple) and not value)
 
 
-def _strategy(name: StrategyName, sampling: dict[str, Any]) -> Strategy:
-    if name is StrategyName.SAMPLE:
-        return Sampling(**sampling)
-    for field in sampling:
-        raise OptionError(field, "belongs to --strategy sample", hint="add --strategy sample")
-    return Greedy()
-
-
 def _prompts(
     context: typer.Context, prompt: str | None, prompt_ids: str | None, prompt_file: Path | None
 ) -> list[str | list[int]]:
@@ -199,7 +202,7 @@ def _prompts(
     return [read_text_argument(prompt, context, "prompt")]
 
 
-def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> list[Result]:
+def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
     """Print text as it comes. Ctrl-C ends it with what has been written."""
     stream = model.stream(prompt, strategy, **options)
     try:
@@ -209,8 +212,8 @@ def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: 
                 sys.stdout.flush()
     except KeyboardInterrupt:
         stream.close()
-    print()
-    return [stream.result]
+    print(flush=True)
+    return stream.result
 
 
 def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
@@ -224,9 +227,29 @@ def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options:
     return stream.result
 
 
-def _print_choices(result: Result) -> None:
-    for choice in result.choices:
-        print(choice.text)
+def _batch(
+    model: Model,
+    prompts: list[str | list[int]],
+    strategy: Strategy,
+    options: OptionFields,
+    show: Callable[[list[Result]], None],
+) -> list[Result]:
+    """Like generate_batch, but when prompts fail the others' results are shown."""
+    try:
+        return model.generate_batch(prompts, strategy, **options)
+    except OrtgptError as error:
+        show([result for result in error.results or [] if result is not None])
+        raise
+
+
+def _print_results(results: list[Result], model: str, as_json: bool) -> None:
+    for result in results:
+        if as_json:
+            print(json.dumps(_document(model, result)))
+        else:
+            for choice in result.choices:
+                print(choice.text)
+    sys.stdout.flush()  # a full disk is to be noticed before the timing line says that all is done
 
 
 def _document(model: str, result: Result) -> dict[str, Any]:
@@ -238,7 +261,10 @@ def _document(model: str, result: Result) -> dict[str, Any]:
 def _print_timings(results: list[Result]) -> None:
     first: Timings = results[0].timings
     tokens = sum(result.timings.generated_tokens for result in results)
-    speed = sum(result.timings.tokens_per_second for result in results)
+    # Prompts that ran together share their seconds.
+    seconds = sum({result.timings.decode_s for result in results})
+    counted = sum(result.timings.tokens_per_second * result.timings.decode_s for result in results)
+    speed = counted / seconds if seconds else 0.0
     print(
         f"{tokens} tokens, {speed:.1f} tokens/s, first after {first.ttft_s:.3f} s, load {first.load_s:.2f} s",
         file=sys.stderr,

@@ -1,101 +1,88 @@
-"""The `ortgpt` command: mounts the commands and turns errors into exit codes.
+"""The `ortgpt` command: runs the application and turns whatever happens into an exit code.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 bundle or checkpoint, 4 provider, 130 interrupted,
+Exit codes: 0 ok, 1 failure, 2 usage, 3 bundle or checkpoint, 4 provider or memory, 130 interrupted,
 141 the reader of stdout went away, 143 terminated.
+
+Imports little, so that Ctrl-C is answered properly from the first moments on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
+import re
 import signal
 import sys
-from importlib.metadata import entry_points
+import traceback
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import typer
-
-from ortgpt import __version__
-from ortgpt.cli import doctor, generate, inspect, score
 from ortgpt.errors import BundleError, CheckpointError, OptionError, OrtgptError, ProviderError
 
-EXIT_CODES: tuple[tuple[type[OrtgptError], int], ...] = (
+EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (OptionError, 2),
     (BundleError, 3),
     (CheckpointError, 3),
     (ProviderError, 4),
+    (MemoryError, 4),
 )
-
-app = typer.Typer(
-    name="ortgpt",
-    help="GPT-2 text generation without PyTorch: export a checkpoint once, then generate anywhere.",
-    epilog="Start with:  ortgpt export models/storyteller -o models/storyteller-fp32",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"ortgpt {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-app.command()(generate.generate)
-app.command()(score.score)
-app.command()(inspect.inspect)
-app.command()(doctor.doctor)
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> NoReturn:
     """Run the command line; ends the process with one of the exit codes above."""
     signal.signal(signal.SIGTERM, _terminate)
+    _prepare_streams()
+    _prepare_environment()
     logging.getLogger("ortgpt").addHandler(_WarningsToStderr())
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that can't show a character gets a "?", never a traceback.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    code = 1
     try:
-        for entry in entry_points(group="ortgpt.commands"):
-            app.command(entry.name)(entry.load())
-        app()
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    except BrokenPipeError:
-        code = 141
-    except KeyboardInterrupt:
+        code = _run()
+    except KeyboardInterrupt:  # a second one, while the first was being answered
         code = 130
-    except OrtgptError as error:
-        code = report(error)
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        _say(f"error: {type(error).__name__}: {error}\nhint: run it again with --debug for the traceback")
+    except SystemExit as exit_:
+        code = _exit_code(exit_)
     _leave(code)
 
 
-def report(error: OrtgptError) -> int:
+def _run() -> int:
+    try:
+        from ortgpt.cli.app import add_commands, app
+
+        add_commands()
+        app()
+    except SystemExit as exit_:
+        return _exit_code(exit_)
+    except BrokenPipeError:
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return report(error)
+    return 0
+
+
+def report(error: Exception) -> int:
     """Print an error as `error:` and `hint:` lines; returns its exit code."""
-    if "--debug" in sys.argv:
-        raise error
-    message = str(error)
-    if isinstance(error, OptionError):
-        message = message.replace(error.option, _flag(error.option), 1)
+    wants_traceback = "--debug" in sys.argv
+    if wants_traceback:
+        _say("".join(traceback.format_exception(error)).rstrip())
+    message, hint = str(error), None
+    if isinstance(error, OrtgptError):
+        hint = error.hint
+        if isinstance(error, OptionError):
+            message = message.replace(error.option, _flag(error.option), 1)
+    elif isinstance(error, OSError) and error.filename is None and error.errno in DISK_IS_FULL:
+        message = _unwritable(error)
+    elif isinstance(error, MemoryError):
+        message = f"not enough memory: {message}".removesuffix(": ")
+    else:
+        message = f"{type(error).__name__}: {message}"
+        hint = None if wants_traceback else "run it again with --debug for the traceback"
     _say(f"error: {message}")
-    if error.hint:
-        _say(f"hint: {error.hint}")
+    if hint:
+        _say(f"hint: {hint}")
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
 
 
@@ -109,31 +96,66 @@ class _WarningsToStderr(logging.Handler):
 
 def _flag(option: str) -> str:
     """The command line's name of a library option: max_new_tokens -> --max-new-tokens."""
-    if option.startswith(("prompt", "text", "strategy")):
+    if re.match(r"(prompts?|text|strategy)(\[|$)", option):
         return option
     return "--" + option.replace("_", "-")
 
 
+def _prepare_streams() -> None:
+    if sys.stdin is None:  # closed: its number must not go to the next file that is opened
+        os.open(os.devnull, os.O_RDONLY)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # nothing is shown; print(file=None) would go to stdout
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        # A terminal that can't show a character gets a "?", never a traceback.
+        getattr(sys, name).reconfigure(errors="replace")
+
+
+def _prepare_environment() -> None:
+    """What onnxruntime reads; the library leaves the environment alone, a process of ours need not."""
+    # It would replace our session's settings by the model's, and the weights would not be found.
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
+
+
 def _say(line: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # nobody reads stderr: nothing left to tell
         print(line, file=sys.stderr)
-    except OSError:  # nobody reads stderr: nothing left to tell
-        return
+
+
+def _unwritable(error: OSError) -> str:
+    return f"can't write the output: {error.strerror}"
+
+
+def _exit_code(exit_: SystemExit) -> int:
+    if isinstance(exit_.__context__, BrokenPipeError):  # typer makes a 1 of it
+        return 141
+    return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
 def _leave(code: int) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_once)  # nothing is left that would need an orderly end
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = 141
     except OSError as error:
-        _say(f"error: can't write the output: {error.strerror}")
-        code = 1
-    if code == 141:
+        if isinstance(error, BrokenPipeError):
+            code = 141
+        elif code == 0:
+            _say(f"error: {_unwritable(error)}")
+            code = 1
         # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if code in (130, 143):
+        # onnxruntime may still be loading in its thread; taking Python down around it aborts.
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -15,15 +16,22 @@ def read_text_argument(text: str | None, context: typer.Context, name: str) -> s
     """The argument itself, or stdin for "-" and for a missing argument behind a pipe."""
     if text is not None and text != "-":
         return text
-    if text is None and sys.stdin.isatty():
-        typer.echo(context.get_help(), err=True)
-        raise OptionError(name, "is missing", hint=f"give it as an argument, or pipe it in with `{name} -`")
+    if text is None and (sys.stdin is None or sys.stdin.isatty()):
+        with contextlib.redirect_stdout(sys.stderr):  # rich prints the help itself
+            print(context.get_help())
+        raise OptionError(name, "is missing", hint="give it as an argument or through a pipe")
     return read_stdin(name)
 
 
 def read_stdin(name: str) -> str:
     """All of stdin, less one newline at the end, which `echo` adds."""
-    text = decode_utf8(sys.stdin.buffer.read(), name)
+    if sys.stdin is None:
+        raise OptionError(name, "can't be read: stdin is closed")
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise OptionError(name, f"can't be read from stdin: {error.strerror}") from None
+    text = decode_utf8(data, name)
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -33,7 +41,9 @@ def read_prompt_file(path: Path) -> list[str]:
         text = decode_utf8(path.read_bytes(), "prompt_file")
     except OSError as error:
         raise OptionError("prompt_file", f"{path} can't be read: {error.strerror}") from None
-    prompts = [line for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+    # Not splitlines(), which also ends a line at form feeds and Unicode separators.
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise OptionError("prompt_file", f"{path} holds no prompt")
     return prompts

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,30 @@ from ortgpt.errors import BundleError, MissingExtraError, OptionError, OrtgptErr
 from ortgpt.inference.memory import check_memory
 from ortgpt.manifest import WEIGHTS_NAME, Manifest, parse_version
 
-try:
-    import onnxruntime
-except ImportError as error:
-    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
-
 logger = logging.getLogger("ortgpt")
+
+
+@contextlib.contextmanager
+def _usage_data_off() -> Iterator[None]:
+    """onnxruntime's wheels send usage data unless told not to before they are imported."""
+    name = "ORT_DISABLE_TELEMETRY"
+    is_undecided = name not in os.environ
+    if is_undecided:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if is_undecided:  # the environment stays the caller's
+            del os.environ[name]
+
+
+try:
+    with _usage_data_off():
+        import onnxruntime
+except ModuleNotFoundError as error:
+    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
+except ImportError as error:
+    raise ProviderError(f"onnxruntime is installed but can't be loaded: {error}") from error
 
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -77,6 +95,11 @@ class Session:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )
+        if os.environ.get("ORT_LOAD_CONFIG_FROM_MODEL") == "1":
+            raise ProviderError(
+                "ORT_LOAD_CONFIG_FROM_MODEL=1 makes onnxruntime drop the settings that loading needs",
+                hint="unset it",
+            )
         # onnxruntime reads them where they are: they have to live as long as the session.
         self._initializers = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in initializers.items()

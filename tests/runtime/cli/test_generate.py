@@ -1,0 +1,208 @@
+"""`ortgpt generate`: what goes to stdout, what to stderr, and the JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import pytest
+
+from ortgpt import Sampling
+from ortgpt.cli import generate
+from ortgpt.results import Timings
+
+PROMPT = "Once upon a time"
+SAMPLED = ("--strategy", "sample", "--temperature", "0.9", "--top-p", "0.95", "--seed", "7")
+STRATEGY = Sampling(temperature=0.9, top_p=0.95)
+TIMING = r"\d+ tokens, \d+\.\d tokens/s, first after \d+\.\d{3} s, load \d+\.\d\d s\n"
+
+NUMBER = (int, float)
+DOCUMENT = {"model": str, "prompt": str, "prompt_token_ids": [int], "seed": int, "choices": [], "timings": {}}
+CHOICE = {
+    "index": int,
+    "text": str,
+    "token_ids": [int],
+    "finish_reason": str,
+    "stop_reason": (type(None), int, str),
+    "score": float,
+    "logprobs": (type(None), list),
+}
+LOGPROB = {"token": str, "id": int, "logprob": float, "top": list}
+TIMINGS = {
+    "load_s": NUMBER,
+    "ttft_s": NUMBER,
+    "prefill_s": NUMBER,
+    "decode_s": NUMBER,
+    "prompt_tokens": int,
+    "generated_tokens": int,
+    "tokens_per_second": NUMBER,
+}
+
+
+def assert_shape(value: dict[str, Any], shape: dict[str, Any]) -> None:
+    """Exactly these keys in this order, with values of these types."""
+    assert list(value) == list(shape)
+    for key, kind in shape.items():
+        if isinstance(kind, list):
+            assert isinstance(value[key], list)
+            assert all(type(item) in kind for item in value[key]) or not kind
+        elif isinstance(kind, dict):
+            assert isinstance(value[key], dict)
+        else:
+            assert isinstance(value[key], kind)
+            assert not isinstance(value[key], bool)
+
+
+def assert_document(document: dict[str, Any]) -> None:
+    """Contract 4's schema, to the last key."""
+    assert_shape(document, {**DOCUMENT, "prompt": (str, type(None))})
+    assert_shape(document["timings"], TIMINGS)
+    for choice in document["choices"]:
+        assert_shape(choice, CHOICE)
+        for entry in choice["logprobs"] or ():
+            assert_shape(entry, LOGPROB)
+            for alternative in entry["top"]:
+                assert_shape(alternative, LOGPROB)
+                assert alternative["top"] == []
+
+
+def plain(value: object) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
+def test_json_has_exactly_the_contracts_schema_and_the_librarys_values(
+    invoke, storyteller_bundle, storyteller_model
+) -> None:
+    wanted = ("--n", "2", "--logprobs", "3", "--max-new-tokens", "6")
+    shown = invoke("generate", PROMPT, "-m", storyteller_bundle, *SAMPLED, *wanted, "--json", "--quiet")
+    assert (shown.code, shown.err) == (0, "")
+    document = json.loads(shown.out)
+    assert_document(document)
+    result = storyteller_model.generate(PROMPT, STRATEGY, seed=7, n=2, logprobs=3, max_new_tokens=6)
+    expected = plain(result)
+    assert document["model"] == str(storyteller_bundle)
+    for key in ("prompt", "prompt_token_ids", "seed"):
+        assert document[key] == expected[key]
+    for choice, other in zip(document["choices"], expected["choices"], strict=True):
+        assert choice == pytest.approx(other) if choice["logprobs"] is None else choice == other
+        assert [len(entry["top"]) for entry in choice["logprobs"]] == [3] * 6
+    assert document["timings"]["generated_tokens"] == 12
+    assert document["timings"]["prompt_tokens"] == len(result.prompt_token_ids)
+
+
+def test_json_says_what_stopped_the_text(invoke, storyteller_bundle, storyteller_model) -> None:
+    first = storyteller_model.generate(PROMPT, max_new_tokens=3).token_ids
+    for flags, reasons in (
+        (("--stop", "nowhere to be", "--stop", " the"), ("stop", " the")),
+        (("--stop-token-ids", str(first[1])), ("stop", first[1])),
+        (("--max-time", "0"), ("length", "max_time")),
+        (("--max-new-tokens", "2"), ("length", None)),
+    ):
+        document = json.loads(invoke("generate", PROMPT, "-m", storyteller_bundle, *flags, "--json").out)
+        assert_document(document)
+        choice = document["choices"][0]
+        assert (choice["finish_reason"], choice["stop_reason"]) == reasons
+        assert choice["logprobs"] is None
+
+
+def test_no_tokens_at_all_is_a_document_too(invoke, storyteller_bundle) -> None:
+    shown = invoke("generate", PROMPT, "-m", storyteller_bundle, "--max-new-tokens", "0", "--echo", "--json")
+    (choice,) = json.loads(shown.out)["choices"]
+    assert (choice["text"], choice["token_ids"], choice["score"]) == (PROMPT, [], None)
+
+
+def test_prompt_ids_have_no_prompt_text(invoke, storyteller_bundle, storyteller_model) -> None:
+    ids = storyteller_model.tokenizer.encode(PROMPT)
+    shown = invoke("generate", "-m", storyteller_bundle, "--prompt-ids", ",".join(map(str, ids)), "--json")
+    document = json.loads(shown.out)
+    assert_document(document)
+    assert document["prompt"] is None
+    assert document["prompt_token_ids"] == list(ids)
+    assert document["choices"][0]["text"] == storyteller_model.generate(PROMPT).text
+
+
+def test_text_is_all_that_stdout_gets_and_the_timing_line_is_last_on_stderr(
+    run, storyteller_bundle, storyteller_model
+) -> None:
+    shown = run("generate", PROMPT, "-m", storyteller_bundle, *SAMPLED, "--max-new-tokens", "12")
+    assert shown.code == 0
+    assert shown.out == storyteller_model.generate(PROMPT, STRATEGY, seed=7, max_new_tokens=12).text + "\n"
+    assert re.fullmatch(TIMING, shown.err)
+    assert shown.err.startswith("12 tokens,")
+
+
+def test_streamed_and_whole_text_are_the_same_and_quiet_says_nothing(invoke, storyteller_bundle) -> None:
+    asked = ("generate", PROMPT, "-m", storyteller_bundle, *SAMPLED, "--max-new-tokens", "12")
+    streamed, whole, quiet = (invoke(*asked, *flags) for flags in ((), ("--no-stream",), ("--quiet",)))
+    assert streamed.out == whole.out == quiet.out
+    assert re.fullmatch(TIMING, whole.err)
+    assert (quiet.code, quiet.err) == (0, "")
+
+
+def test_several_sequences_are_printed_one_after_the_other(
+    invoke, storyteller_bundle, storyteller_model
+) -> None:
+    shown = invoke(
+        "generate", PROMPT, "-m", storyteller_bundle, *SAMPLED, "--n", "2", "--max-new-tokens", "6"
+    )
+    result = storyteller_model.generate(PROMPT, STRATEGY, seed=7, n=2, max_new_tokens=6)
+    assert shown.out == "".join(choice.text + "\n" for choice in result.choices)
+
+
+def test_echo_puts_the_prompt_before_the_text(invoke, storyteller_bundle, storyteller_model) -> None:
+    asked = ("generate", PROMPT, "-m", storyteller_bundle, "--max-new-tokens", "4", "--echo")
+    expected = PROMPT + storyteller_model.generate(PROMPT, max_new_tokens=4).text
+    assert invoke(*asked).out == expected + "\n"
+    assert json.loads(invoke(*asked, "--json").out)["choices"][0]["text"] == expected
+
+
+def test_a_prompt_file_gives_a_json_line_per_prompt_with_seeds_that_reproduce_it(
+    invoke, storyteller_bundle, storyteller_model, tmp_path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("The king\nA small fox who lived\n\nOnce", encoding="utf-8")
+    asked = ("generate", "-m", storyteller_bundle, "--prompt-file", path, *SAMPLED, "--max-new-tokens", "8")
+    lines = [json.loads(line) for line in invoke(*asked, "--json").out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["The king", "A small fox who lived", "Once"]
+    assert [line["seed"] for line in lines] == [7, 8, 9]
+    for line in lines:
+        assert_document(line)
+        alone = storyteller_model.generate(line["prompt"], STRATEGY, seed=line["seed"], max_new_tokens=8)
+        assert line["choices"][0]["token_ids"] == list(alone.token_ids)
+    text = invoke(*asked).out
+    assert text == "".join(line["choices"][0]["text"] + "\n" for line in lines)
+
+
+def test_prompts_that_fail_do_not_take_the_others_results_with_them(invoke, nan_bundle, tmp_path) -> None:
+    """FAULTS 43"""
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\n" + "b" * 75 + "\nc\n")
+    shown = invoke("generate", "-m", nan_bundle, "--prompt-file", path, "--json", "--max-new-tokens", "2")
+    assert shown.code == 1
+    assert [json.loads(line)["prompt"] for line in shown.out.splitlines()] == ["a", "c"]
+    assert shown.err.startswith("error: the model produced non-finite logits at step 0\nhint: ")
+
+
+def test_prompts_that_ran_together_share_their_seconds(capsys) -> None:
+    def timed(decode_s: float, generated: int) -> Any:
+        timings = Timings(0.5, 0.25, 0.1, decode_s, 3, generated, (generated - 1) / decode_s)
+        return dataclasses.make_dataclass("Timed", ["timings"])(timings)
+
+    generate._print_timings([timed(2.0, 11), timed(2.0, 21), timed(3.0, 31)])
+    # 10 and 20 tokens after the first in the same 2 s, then 30 in 3 s.
+    assert capsys.readouterr().err == "63 tokens, 12.0 tokens/s, first after 0.250 s, load 0.50 s\n"
+
+
+def test_a_prompt_longer_than_the_context_is_a_usage_error_naming_both_numbers(
+    invoke, storyteller_bundle, tmp_path
+) -> None:
+    """FAULTS 31"""
+    long = "fox " * 600
+    path = tmp_path / "prompts.txt"
+    path.write_text("The fox\n" + long)
+    for source, name in ((("-",), "prompt"), (("--prompt-file", path), "prompts[1]")):
+        shown = invoke("generate", "-m", storyteller_bundle, *source, "--json", stdin=long)
+        assert (shown.code, shown.out) == (2, "")
+        assert re.match(rf"error: {re.escape(name)} has \d+ tokens, the model's context is 512\n", shown.err)
