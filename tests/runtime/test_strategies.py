@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ortgpt.errors import OptionError
-from ortgpt.strategies import FILTER_ORDER, Greedy, Sampling
+from ortgpt.strategies import FILTER_ORDER, BeamSearch, ContrastiveSearch, Greedy, Sampling
 
 INF, NAN = float("inf"), float("nan")
 
@@ -150,3 +150,46 @@ def test_strategies_are_frozen_and_keyword_only() -> None:
     with pytest.raises(TypeError):
         Sampling(0.5)  # type: ignore[misc]
     assert Greedy() == Greedy()
+
+
+@pytest.mark.parametrize(
+    ("option", "fields"),
+    [
+        ("num_beams", {"num_beams": 0}),
+        ("num_beams", {"num_beams": 65}),
+        ("num_beams", {"num_beams": True}),
+        ("length_penalty", {"length_penalty": float("nan")}),
+        ("early_stopping", {"early_stopping": "maybe"}),
+        ("num_return_sequences", {"num_beams": 3, "num_return_sequences": 4}),
+        ("num_beam_groups", {"num_beams": 5, "num_beam_groups": 2, "diversity_penalty": 1.0}),
+        ("diversity_penalty", {"num_beams": 4, "num_beam_groups": 2}),
+        ("diversity_penalty", {"diversity_penalty": 1.0}),
+        ("sample", {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "sample": True}),
+        ("sample", {"sample": 1}),
+        ("temperature", {"sample": True, "temperature": 0}),
+        ("temperature", {"temperature": 0.5}),
+        ("top_k", {"top_k": 5}),
+    ],
+)
+def test_beams_out_of_range_or_without_effect_are_refused_by_name(
+    option: str, fields: dict[str, object]
+) -> None:
+    """FAULTS 44"""
+    with pytest.raises(OptionError) as caught:
+        BeamSearch(**fields)  # type: ignore[arg-type]
+    assert option in caught.value.option
+
+
+@pytest.mark.parametrize(
+    ("option", "fields"),
+    [
+        ("top_k", {"top_k": 0}),
+        ("top_k", {"top_k": 65}),
+        ("penalty_alpha", {"penalty_alpha": 1.1}),
+        ("penalty_alpha", {"penalty_alpha": float("nan")}),
+    ],
+)
+def test_contrastive_search_out_of_range_is_refused_by_name(option: str, fields: dict[str, object]) -> None:
+    with pytest.raises(OptionError) as caught:
+        ContrastiveSearch(**fields)  # type: ignore[arg-type]
+    assert caught.value.option == option
