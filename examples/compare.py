@@ -11,7 +11,9 @@ import ortgpt
 
 MAX_NEW_TOKENS = 80
 
-RECIPES: dict[str, tuple[ortgpt.Greedy | ortgpt.Sampling, dict[str, float]]] = {
+Strategy = ortgpt.Greedy | ortgpt.Sampling | ortgpt.BeamSearch | ortgpt.ContrastiveSearch
+
+RECIPES: dict[str, tuple[Strategy, dict[str, float]]] = {
     "greedy": (ortgpt.Greedy(), {}),
     "greedy, repetition penalty 1.2": (ortgpt.Greedy(), {"repetition_penalty": 1.2}),
     "greedy, no 3-gram twice": (ortgpt.Greedy(), {"no_repeat_ngram_size": 3}),
@@ -26,6 +28,14 @@ RECIPES: dict[str, tuple[ortgpt.Greedy | ortgpt.Sampling, dict[str, float]]] = {
         ortgpt.Sampling(temperature=0.8, top_k=50, top_p=0.9),
         {"repetition_penalty": 1.2},
     ),
+    "mirostat, 5 bits": (ortgpt.Sampling(mirostat_tau=5.0), {}),
+    "beam search, 5 beams": (ortgpt.BeamSearch(num_beams=5), {}),
+    "beam search, 5 beams, no 3-gram twice": (ortgpt.BeamSearch(num_beams=5), {"no_repeat_ngram_size": 3}),
+    "diverse beams, 3 groups of 2": (
+        ortgpt.BeamSearch(num_beams=6, num_beam_groups=3, diversity_penalty=1.0),
+        {},
+    ),
+    "contrastive search, k 4, alpha 0.6": (ortgpt.ContrastiveSearch(top_k=4, penalty_alpha=0.6), {}),
 }
 
 

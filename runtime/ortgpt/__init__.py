@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ortgpt.generator import Model, load
     from ortgpt.options import Options
     from ortgpt.results import Choice, Event, Result, Score, Timings, TokenLogprob
-    from ortgpt.strategies import Greedy, Sampling
+    from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling
     from ortgpt.streams import Stream
 
 __version__ = "0.1.0"
@@ -51,18 +51,20 @@ _HOMES = {
     "ortgpt.generator": ("Model", "load"),
     "ortgpt.options": ("Options",),
     "ortgpt.results": ("Choice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
-    "ortgpt.strategies": ("Greedy", "Sampling"),
+    "ortgpt.strategies": ("BeamSearch", "ContrastiveSearch", "Greedy", "Sampling"),
     "ortgpt.streams": ("Stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BeamSearch",
     "BundleError",
     "BundleIntegrityError",
     "CheckpointError",
     "Choice",
     "ConstraintError",
     "ContextLengthError",
+    "ContrastiveSearch",
     "Event",
     "Greedy",
     "MissingExtraError",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 from ortgpt.errors import OptionError
 
@@ -75,3 +76,16 @@ def check_text(option: str, value: object) -> str:
             option, f"holds a lone surrogate at character {error.start}, which is not text"
         ) from None
     return value
+
+
+def check_sequence(option: str, value: Any) -> tuple[Any, ...]:
+    """A list or tuple of anything, as a tuple; no string."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise OptionError(option, f"must be a list, got {shown(value)}")
+    return tuple(value)
+
+
+def check_needed(options: object, option: str, switch: str) -> None:
+    """`option`, where it is not None, has no effect unless `switch` is on."""
+    if getattr(options, option) is not None and not getattr(options, switch):
+        raise OptionError(option, f"has no effect without {switch}")

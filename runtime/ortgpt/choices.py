@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from ortgpt.errors import OrtgptError
@@ -47,13 +48,25 @@ class ChoiceState:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(limits.stop)
         self._unsent = prefix
-        self._texts: list[str] = []
+        self.text = ""  # all that has been given so far
         self._logprob_sum = 0.0
         self._logprobs: list[TokenLogprob] = []
 
     @property
+    def max_tokens(self) -> int:
+        return self._limits.max_tokens
+
+    @property
     def is_done(self) -> bool:
         return self.finish_reason is not None or self.error is not None
+
+    def copy(self) -> ChoiceState:
+        """An independent one in the same state, for another continuation of the same sequence."""
+        twin = copy.copy(self)
+        twin.token_ids = self.token_ids.copy()
+        twin._logprobs = self._logprobs.copy()
+        twin._detokenizer, twin._matcher = self._detokenizer.copy(), self._matcher.copy()
+        return twin
 
     def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> Event:
         """Take the next token. logits: its raw row (vocab,). is_late: max_time has passed."""
@@ -63,7 +76,7 @@ class ChoiceState:
             self._logprobs.append(self._entry(token_id, logprob, logits))
         text = self._unsent + self._take(token_id, is_late)
         self._unsent = ""
-        self._texts.append(text)
+        self.text += text
         return Event(self.index, text, (token_id,), logprob, self.finish_reason)
 
     def end(self, reason: FinishReason) -> Event:
@@ -71,23 +84,29 @@ class ChoiceState:
         self.finish_reason = reason
         text = self._unsent + self._flush()
         self._unsent = ""
-        self._texts.append(text)
+        self.text += text
         return Event(self.index, text, (), None, reason)
 
-    def choice(self) -> Choice:
-        """The sequence as it stands; "cancelled" if it has not ended."""
+    def choice(self, *, index: int | None = None, score: float | None = None) -> Choice:
+        """The sequence as it stands; "cancelled" if it has not ended.
+
+        index and score replace its own: a beam gets both only when the search has ended.
+        """
         if self.finish_reason is None:
             self.end("cancelled")
         assert self.finish_reason is not None
         return Choice(
-            index=self.index,
-            text="".join(self._texts),
+            index=self.index if index is None else index,
+            text=self.text,
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            score=self._logprob_sum / len(self.token_ids) if self.token_ids else None,
+            score=self._mean_logprob() if score is None else score,
             logprobs=tuple(self._logprobs) if self._num_top is not None else None,
         )
+
+    def _mean_logprob(self) -> float | None:
+        return self._logprob_sum / len(self.token_ids) if self.token_ids else None
 
     def _take(self, token_id: int, is_late: bool) -> str:
         limits = self._limits

@@ -15,7 +15,7 @@ from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
-from ortgpt.generation import Generation, Request
+from ortgpt.generation import Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
@@ -23,8 +23,9 @@ from ortgpt.manifest import Manifest
 from ortgpt.options import MAX_SEED, OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
 from ortgpt.results import Result, Score
+from ortgpt.run import Request
 from ortgpt.scoring import score_tokens
-from ortgpt.strategies import Greedy, Strategy
+from ortgpt.strategies import BeamSearch, Greedy, Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 
@@ -114,7 +115,7 @@ class Model:
         request = Request(
             prompts=[self._prompt(prompt, "prompt")],
             seeds=_seeds(checked.seed, 1),
-            strategy=_strategy(strategy),
+            strategy=_strategy(strategy, checked),
             options=checked,
             started=started,
         )
@@ -136,10 +137,11 @@ class Model:
         read = [self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         results: list[Result | None] = []
         first_error = None
-        size = max(1, MAX_BATCH_ROWS // checked.n)
+        chosen = _strategy(strategy, checked)
+        size = max(1, MAX_BATCH_ROWS // rows_per_prompt(chosen, checked))
         for begin in range(0, len(read), size):
             part = slice(begin, begin + size)
-            request = Request(read[part], seeds[part], _strategy(strategy), checked, started)
+            request = Request(read[part], seeds[part], chosen, checked, started)
             generation = self._generation(request)
             for _ in generation.events():
                 pass
@@ -230,11 +232,18 @@ def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
         raise BundleError(f"tokenizer.json has {tokenizer.size} ids, the manifest says {expected}")
 
 
-def _strategy(strategy: Strategy | None) -> Strategy:
+def rows_per_prompt(strategy: Strategy, options: Options) -> int:
+    """Decoder rows that a prompt takes."""
+    return strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
+
+
+def _strategy(strategy: Strategy | None, options: Options) -> Strategy:
+    if isinstance(strategy, BeamSearch) and options.n > 1:
+        raise OptionError("n", "is not for beam search", hint="ask for num_return_sequences of its beams")
     if strategy is None:
         return Greedy()
     if not isinstance(strategy, Strategy):
-        raise OptionError("strategy", f"must be Greedy(...) or Sampling(...), got {shown(strategy)}")
+        raise OptionError("strategy", f"must be a strategy such as Greedy(), got {shown(strategy)}")
     return strategy
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import OrtgptError
+from ortgpt.results import FinishReason
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -127,6 +128,20 @@ class Decoder(Protocol):
     def release(self) -> None:
         """Free the cache; the decoder can't be used afterwards."""
         ...
+
+
+class TextState(Protocol):
+    """A sequence's way from ids to text, as far as a search needs to know it.
+
+    A search that follows several continuations of one sequence feeds each to a copy.
+    """
+
+    token_ids: list[int]
+    finish_reason: FinishReason | None  # None until a stop id, a stop string or a limit ends it
+
+    def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> object: ...
+
+    def copy(self) -> Self: ...
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from ortgpt.checks import check_float, check_int, check_text, check_token_ids, shown
+from ortgpt.checks import (
+    check_float,
+    check_int,
+    check_needed,
+    check_sequence,
+    check_text,
+    check_token_ids,
+    shown,
+)
 from ortgpt.errors import OptionError
 
 if TYPE_CHECKING:  # the command line reads options without loading numpy
@@ -15,6 +23,7 @@ if TYPE_CHECKING:  # the command line reads options without loading numpy
 
 MAX_NEW_TOKENS = 2**31 - 1
 MAX_SEED = 2**63 - 1
+DRY_BASE, DRY_ALLOWED_LENGTH, DRY_SEQUENCE_BREAKERS = 1.75, 2, ("\n", ":", '"', "*")
 MAX_SEQUENCES = 128  # of one prompt: bounds the cache that one call can ask for
 
 
@@ -31,8 +40,18 @@ class OptionFields(TypedDict, total=False):
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
+    dry_multiplier: float
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_sequence_breakers: Sequence[str] | None
     no_repeat_ngram_size: int
     bad_words: Sequence[str | Sequence[int]]
+    exponential_decay_length_penalty: tuple[int, float] | None
+    forced_bos_token_id: int | None
+    forced_eos_token_id: int | None
+    suppress_tokens: Sequence[int]
+    begin_suppress_tokens: Sequence[int]
+    sequence_bias: Mapping[str | tuple[int, ...], float]
     logit_bias: Mapping[int, float]
     processors: Sequence[Processor]
     logprobs: int | None
@@ -54,8 +73,22 @@ class Options:
     repetition_penalty    over prompt + output (Keskar 2019); 1 is off
     presence_penalty      subtracted once from every generated id; 0 is off
     frequency_penalty     subtracted per occurrence of a generated id; 0 is off
+    dry_multiplier        subtract dry_multiplier * dry_base ** (length - dry_allowed_length) from what would
+                          continue a repeat of that length, over prompt + output; 0 is off (Weidmann 2024)
+    dry_base              at least 1; None: 1.75
+    dry_allowed_length    repeats of up to so many ids are free; None: 2
+    dry_sequence_breakers  texts that a repeat does not reach back over; None: newline, colon, quotation
+                          mark and asterisk
     no_repeat_ngram_size  no n-gram of prompt + output comes twice; 0 is off
     bad_words             words (both with and without a leading space) or id sequences to exclude
+    exponential_decay_length_penalty  (start, factor): after `start` generated tokens a stop id's score
+                          rises by |score| * (factor ** tokens since - 1)
+    forced_bos_token_id   the first generated token
+    forced_eos_token_id   the last one, where the text gets as long as it may
+    suppress_tokens       ids that are never generated
+    begin_suppress_tokens  ids that are not the first token, or the second after forced_bos_token_id
+    sequence_bias         {text (both with and without a leading space) or ids: score added to the last id
+                          where the ids before it have come, in prompt + output}; -inf excludes it
     logit_bias            {token id: added score}; -inf excludes the token
     processors            your own: (token_ids, logits) -> logits, after the built-in ones
     logprobs              report log-probabilities, with this many alternatives
@@ -74,8 +107,18 @@ class Options:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_sequence_breakers: Sequence[str] | None = None
     no_repeat_ngram_size: int = 0
     bad_words: Sequence[str | Sequence[int]] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
+    sequence_bias: Mapping[str | tuple[int, ...], float] = field(default_factory=dict)
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     processors: Sequence[Processor] = ()
     logprobs: int | None = None
@@ -99,9 +142,43 @@ class Options:
         self._store("stop", _stop_strings(self.stop))
         if self.stop_token_ids is not None:
             self._store("stop_token_ids", check_token_ids("stop_token_ids", self.stop_token_ids))
+        self._check_dry()
         self._store("bad_words", _bad_words(self.bad_words))
+        self._store("exponential_decay_length_penalty", self._length_decay())
+        self._check_forced_and_suppressed()
+        self._store("sequence_bias", _sequence_bias(self.sequence_bias))
         self._store("logit_bias", _logit_bias(self.logit_bias))
         self._store("processors", _processors(self.processors))
+
+    def _check_dry(self) -> None:
+        check_float("dry_multiplier", self.dry_multiplier, 0.0)
+        if self.dry_base is not None:
+            check_float("dry_base", self.dry_base, 1.0)
+        if self.dry_allowed_length is not None:
+            check_int("dry_allowed_length", self.dry_allowed_length, 0)
+        if self.dry_sequence_breakers is not None:
+            self._store("dry_sequence_breakers", _breakers(self.dry_sequence_breakers))
+        for name in ("dry_base", "dry_allowed_length", "dry_sequence_breakers"):
+            check_needed(self, name, "dry_multiplier")
+
+    def _length_decay(self) -> tuple[int, float] | None:
+        name = "exponential_decay_length_penalty"
+        if self.exponential_decay_length_penalty is None:
+            return None
+        pair = check_sequence(name, self.exponential_decay_length_penalty)
+        if len(pair) != 2:
+            raise OptionError(name, f"must be a start and a factor, got {shown(pair)}")
+        if self.stop_token_ids == ():
+            raise OptionError(name, "has no effect without a stop id")
+        return check_int(f"{name}[0]", pair[0], 0), check_float(f"{name}[1]", pair[1], 0.0, above=True)
+
+    def _check_forced_and_suppressed(self) -> None:
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            self._store(name, check_token_ids(name, getattr(self, name)))
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            token_id = getattr(self, name)
+            if token_id is not None and check_int(name, token_id, 0) in self.suppress_tokens:
+                raise OptionError(name, f"is among suppress_tokens: {token_id}")
 
     def _store(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen: only here, to keep the checked copy
@@ -113,6 +190,14 @@ class Options:
         for index, word in enumerate(self.bad_words):
             if not isinstance(word, str):
                 check_token_ids(f"bad_words[{index}]", word, vocab_size)
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            check_token_ids(name, getattr(self, name), vocab_size)
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), 0, vocab_size - 1)
+        for key in self.sequence_bias:
+            if not isinstance(key, str):
+                check_token_ids(_bias_name(key), key, vocab_size)
         for token_id in self.logit_bias:
             check_int("logit_bias", token_id, 0, vocab_size - 1)
         if self.logprobs is not None:
@@ -136,14 +221,8 @@ def _seed(value: object) -> int | tuple[int, ...] | None:
     return check_int("seed", value, 0, MAX_SEED)
 
 
-def _sequence(option: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
-        raise OptionError(option, f"must be a list, got {shown(value)}")
-    return tuple(value)
-
-
 def _stop_strings(value: object) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else _sequence("stop", value)
+    stops = (value,) if isinstance(value, str) else check_sequence("stop", value)
     for index, stop in enumerate(stops):
         if not check_text(f"stop[{index}]", stop):
             raise OptionError(f"stop[{index}]", "is empty: it would end every text at once")
@@ -152,7 +231,7 @@ def _stop_strings(value: object) -> tuple[str, ...]:
 
 def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...]:
     words: list[str | tuple[int, ...]] = []
-    for index, word in enumerate(_sequence("bad_words", value)):
+    for index, word in enumerate(check_sequence("bad_words", value)):
         name = f"bad_words[{index}]"
         checked = check_text(name, word) if isinstance(word, str) else check_token_ids(name, word)
         if not checked:
@@ -161,19 +240,49 @@ def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...]:
     return tuple(words)
 
 
+def _breakers(value: object) -> tuple[str, ...]:
+    breakers = check_sequence("dry_sequence_breakers", value)
+    for index, breaker in enumerate(breakers):
+        name = f"dry_sequence_breakers[{index}]"
+        if not check_text(name, breaker):
+            raise OptionError(name, "is empty")
+    return breakers
+
+
+def _sequence_bias(value: object) -> Mapping[str | tuple[int, ...], float]:
+    if not isinstance(value, Mapping):
+        raise OptionError("sequence_bias", f"must map texts or ids to numbers, got {shown(value)}")
+    checked: dict[str | tuple[int, ...], float] = {}
+    for key, bias in value.items():
+        name = _bias_name(key)
+        sequence = check_text(name, key) if isinstance(key, str) else check_token_ids(name, key)
+        if not sequence:
+            raise OptionError(name, "is empty")
+        checked[sequence] = _bias(name, bias)
+    return checked
+
+
+def _bias_name(key: object) -> str:
+    return f"sequence_bias[{shown(key)}]"
+
+
 def _logit_bias(value: object) -> Mapping[int, float]:
     if not isinstance(value, Mapping):
         raise OptionError("logit_bias", f"must map token ids to numbers, got {shown(value)}")
     checked: dict[int, float] = {}
     for key, bias in value.items():
         token_id = check_int("logit_bias", key, 0)
-        is_ban = isinstance(bias, float) and bias == -float("inf")
-        checked[token_id] = bias if is_ban else check_float(f"logit_bias[{token_id}]", bias)
+        checked[token_id] = _bias(f"logit_bias[{token_id}]", bias)
     return checked
 
 
+def _bias(name: str, value: object) -> float:
+    """A finite number, or -inf."""
+    return value if isinstance(value, float) and value == -float("inf") else check_float(name, value)
+
+
 def _processors(value: object) -> tuple[Processor, ...]:
-    processors = _sequence("processors", value)
+    processors = check_sequence("processors", value)
     for index, processor in enumerate(processors):
         if not callable(processor):
             raise OptionError(f"processors[{index}]", f"must be callable, got {shown(processor)}")

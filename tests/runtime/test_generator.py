@@ -400,8 +400,15 @@ PAIRED: dict[str, object] = {
     "repetition_penalty": 1.3,
     "presence_penalty": 0.7,
     "frequency_penalty": 0.4,
+    "dry_multiplier": 1.5,
     "no_repeat_ngram_size": 2,
     "bad_words": ["the", "and"],
+    "exponential_decay_length_penalty": (3, 1.2),
+    "forced_bos_token_id": 300,
+    "forced_eos_token_id": 0,
+    "suppress_tokens": [11, 12],
+    "begin_suppress_tokens": [262, 263],
+    "sequence_bias": {"little": 3.0, (12, 300): -4.0},
     "logit_bias": {300: 2.0, 5: -float("inf")},
     "logprobs": 2,
 }
@@ -410,6 +417,9 @@ STRATEGIES = [
     ortgpt.Sampling(top_k=30),
     ortgpt.Sampling(top_p=0.8, temperature=1.4),
     ortgpt.Sampling(min_p=0.05, typical_p=0.9),
+    ortgpt.Sampling(epsilon_cutoff=0.002, eta_cutoff=0.01, dynatemp_range=0.6),
+    ortgpt.Sampling(xtc_probability=0.5, top_n_sigma=2.0, order=["xtc", "top_n_sigma"]),
+    ortgpt.Sampling(mirostat_tau=4.0, temperature=1.2),
 ]
 
 
@@ -426,6 +436,84 @@ def test_every_pair_of_options_gives_batch_rows_equal_to_solo_runs(
             PROMPTS[index], strategy, seed=2 + index, max_new_tokens=12, **options
         )
         assert result.choices == alone.choices
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[4:], ids=["cutoffs", "xtc", "mirostat"])
+def test_what_a_sampled_row_remembers_is_its_own(
+    storyteller_model: ortgpt.Model, strategy: ortgpt.Sampling
+) -> None:
+    batch = storyteller_model.generate_batch(PROMPTS, strategy, seed=3, n=2, max_new_tokens=30)
+    for index, result in enumerate(batch):
+        alone = storyteller_model.generate(PROMPTS[index], strategy, seed=3 + index, n=2, max_new_tokens=30)
+        assert result.choices == alone.choices
+        first = storyteller_model.generate(PROMPTS[index], strategy, seed=3 + index, max_new_tokens=30)
+        assert first.choices[0] == alone.choices[0]
+        assert alone.choices[0].text != alone.choices[1].text
+
+
+FORCED_STRATEGIES = [
+    ortgpt.Greedy(),
+    ortgpt.Sampling(),
+    ortgpt.BeamSearch(num_beams=3),
+    ortgpt.ContrastiveSearch(),
+]
+
+
+@pytest.mark.parametrize("strategy", FORCED_STRATEGIES, ids=lambda one: type(one).__name__)
+def test_the_first_and_last_token_are_forced_in_every_strategy(
+    storyteller_model: ortgpt.Model, strategy: ortgpt.Strategy
+) -> None:
+    options = {"forced_bos_token_id": 300, "forced_eos_token_id": 0, "stop_token_ids": [0]}
+    result = storyteller_model.generate("The fox", strategy, max_new_tokens=8, min_new_tokens=20, **options)
+    assert (result.token_ids[0], result.token_ids[-1], len(result.token_ids)) == (300, 0, 8)
+    assert result.choices[0].stop_reason == 0
+
+
+@pytest.mark.parametrize("strategy", FORCED_STRATEGIES, ids=lambda one: type(one).__name__)
+def test_the_forced_end_comes_where_the_context_ends(
+    tiny_model: ortgpt.Model, strategy: ortgpt.Strategy
+) -> None:
+    result = tiny_model.generate(
+        [5] * 60, strategy, stop_token_ids=[], forced_eos_token_id=7, max_new_tokens=100
+    )
+    assert result.token_ids[-1] == 7
+    assert result.finish_reason == "length"
+
+
+@pytest.mark.parametrize("strategy", FORCED_STRATEGIES, ids=lambda one: type(one).__name__)
+def test_suppressed_tokens_never_come_in_any_strategy(
+    storyteller_model: ortgpt.Model, strategy: ortgpt.Strategy
+) -> None:
+    few = [token_id for token_id in range(4096) if token_id not in (300, 301)]
+    result = storyteller_model.generate("The fox", strategy, max_new_tokens=20, suppress_tokens=few, seed=1)
+    assert set(result.token_ids) <= {300, 301}
+
+
+def test_dry_breaks_a_loop_unless_a_breaker_stands_in_it(storyteller_model: ortgpt.Model) -> None:
+    prompt = "row, row, row, row, row, row,"
+    loop = storyteller_model.generate(prompt, max_new_tokens=16).text
+    assert loop.count(" and the other,") > 2
+    dry = {"max_new_tokens": 16, "dry_multiplier": 100.0, "dry_allowed_length": 4}
+    assert storyteller_model.generate(prompt, **dry).text.count(" and the other,") <= 2
+    assert storyteller_model.generate(prompt, **dry, dry_sequence_breakers=[","]).text == loop
+
+
+def test_a_sequence_bias_draws_a_text_in(storyteller_model: ortgpt.Model) -> None:
+    options = {"max_new_tokens": 20, "sequence_bias": {"golden": 50.0}}
+    assert " golden" in storyteller_model.generate("The fox found a", **options).text
+
+
+def test_a_growing_stop_score_ends_a_text_early(storyteller_model: ortgpt.Model) -> None:
+    comma = 12
+    free = storyteller_model.generate("The fox", stop_token_ids=[comma], max_new_tokens=60)
+    decay = storyteller_model.generate(
+        "The fox",
+        stop_token_ids=[comma],
+        max_new_tokens=60,
+        exponential_decay_length_penalty=(2, 2.0),
+    )
+    assert len(decay.token_ids) < len(free.token_ids)
+    assert decay.token_ids[-1] == comma
 
 
 def test_probe_finds_a_tokenizer_of_another_model(storyteller_bundle: Path, tmp_path: Path) -> None:

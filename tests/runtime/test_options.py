@@ -33,7 +33,27 @@ BAD: dict[str, list[Any]] = {
     "repetition_penalty": [*NUMBER, 0, -1],
     "presence_penalty": NUMBER,
     "frequency_penalty": NUMBER,
+    "dry_multiplier": [*NUMBER, -1],
+    "dry_base": [0.9, -1, NAN, "2", True],
+    "dry_allowed_length": [-1, 1.5, True, "5", NAN],
+    "dry_sequence_breakers": ["\n", 5, {"a": 1}],
+    "dry_sequence_breakers[1]": [["a", ""], ["a", 5], ["a", "\ud800"]],
     "no_repeat_ngram_size": COUNT,
+    "exponential_decay_length_penalty": [5, "5,1.1", (5,), (5, 1.1, 2), {5: 1.1}],
+    "exponential_decay_length_penalty[0]": [(-1, 1.1), (1.5, 1.1), (None, 1.1)],
+    "exponential_decay_length_penalty[1]": [(5, 0), (5, -1), (5, NAN), (5, INF), (5, "1.1")],
+    "forced_bos_token_id": [-1, 1.5, True, "5", [5]],
+    "forced_eos_token_id": [-1, 1.5, True, "5", [5]],
+    "suppress_tokens": ["5", 5, None, {1}],
+    "suppress_tokens[1]": [[1, -1], [1, 1.5], [1, True], [1, "5"]],
+    "begin_suppress_tokens": ["5", 5, None, {1}],
+    "begin_suppress_tokens[1]": [[1, -1], [1, 1.5], [1, True], [1, "5"]],
+    "sequence_bias": [None, [1], "AI"],
+    "sequence_bias['']": [{"": 1.0}],
+    "sequence_bias[()]": [{(): 1.0}],
+    "sequence_bias[5]": [{5: 1.0}],
+    "sequence_bias['AI']": [{"AI": NAN}, {"AI": INF}, {"AI": "1"}, {"AI": None}, {"AI": HUGE}],
+    "sequence_bias[(1, -1)][1]": [{(1, -1): 1.0}],
     "logprobs": [value for value in COUNT if value is not None],
     "max_time": [-1, NAN, INF, "1", True],
     "stop": [None, 5, b"x", {"a": 1}, {"a"}],
@@ -58,7 +78,17 @@ GOOD: dict[str, list[Any]] = {
     "repetition_penalty": [1e-320, 1, 1e308],
     "presence_penalty": [-2.1, 0, 2.1, 1e308],
     "frequency_penalty": [-2.1, 0, 2.1, -1e308],
+    "dry_multiplier": [0, 1e-320, 1e308],
+    "dry_base": [None, 1, 1e308],
+    "dry_allowed_length": [None, 0, HUGE],
+    "dry_sequence_breakers": [None, (), ("a", "\n\n")],
     "no_repeat_ngram_size": [0, 1, 10**9, HUGE],
+    "exponential_decay_length_penalty": [None, (0, 1e-320), (10**9, 1e308)],
+    "forced_bos_token_id": [None, 0, 2**40],
+    "forced_eos_token_id": [None, 0, 2**40],
+    "suppress_tokens": [(), (0, 2**40)],
+    "begin_suppress_tokens": [(), (0, 2**40)],
+    "sequence_bias": [{}, {"AI": 101.0, (0,): -INF, (1, 2): -1e308}],
     "logprobs": [None, 0, 6, 10**6],
     "max_time": [None, 0, 1e308],
     "stop_token_ids": [None, (), (0, 2**40)],
@@ -66,6 +96,12 @@ GOOD: dict[str, list[Any]] = {
     "bad_words": [(), ("word", (1, 2))],
     "logit_bias": [{}, {0: -INF}, {5: 101, 50256: -1e308}],
     "processors": [(), (keep, keep)],
+}
+
+
+# What an option needs beside it, so that its own value is at fault.
+NEEDED = {
+    name: {"dry_multiplier": 1.0} for name in ("dry_base", "dry_allowed_length", "dry_sequence_breakers")
 }
 
 
@@ -81,7 +117,7 @@ def cases(table: dict[str, list[Any]]) -> list[Any]:
 def test_a_value_out_of_range_is_an_option_error_naming_it(named: str, value: Any) -> None:
     """FAULTS 30, 32, 33, 34, 36, 37, 38, 39"""
     with pytest.raises(OptionError) as caught:
-        Options(**{named.split("[")[0]: value})
+        Options(**{named.split("[")[0]: value}, **NEEDED.get(named.split("[")[0], {}))
     assert caught.value.option == named
     assert str(caught.value).startswith(named + " ")
 
@@ -89,12 +125,35 @@ def test_a_value_out_of_range_is_an_option_error_naming_it(named: str, value: An
 @pytest.mark.parametrize(("name", "value"), cases(GOOD))
 def test_the_ends_of_the_ranges_pass(name: str, value: Any) -> None:
     """FAULTS 32, 33, 34, 36, 37, 38, 39"""
-    assert getattr(Options(**{name: value}), name) == value
+    assert getattr(Options(**{name: value}, **NEEDED.get(name, {})), name) == value
 
 
 def test_every_option_is_in_both_tables() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
     assert {name.split("[")[0] for name in BAD} == set(GOOD) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dry_base", 1.0), ("dry_allowed_length", 0), ("dry_sequence_breakers", [])]
+)
+def test_what_shapes_dry_needs_its_multiplier(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match="has no effect without dry_multiplier") as caught:
+        Options(**{name: value})
+    assert caught.value.option == name
+    assert Options(dry_multiplier=0.5, **{name: value}).dry_multiplier == 0.5
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_a_forced_token_that_is_suppressed_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="is among suppress_tokens") as caught:
+        Options(suppress_tokens=[4, 5], **{name: 5})
+    assert caught.value.option == name
+    assert Options(suppress_tokens=[4, 5], begin_suppress_tokens=[6], **{name: 6}).suppress_tokens == (4, 5)
+
+
+def test_a_length_decay_without_a_stop_id_is_refused() -> None:
+    with pytest.raises(OptionError, match="has no effect without a stop id"):
+        Options(exponential_decay_length_penalty=(5, 1.1), stop_token_ids=[])
 
 
 def test_a_single_stop_string_is_a_list_of_one() -> None:
@@ -120,6 +179,11 @@ def test_the_number_of_sequences_is_bounded() -> None:
         ({"stop_token_ids": [3, 10]}, "stop_token_ids[1]"),
         ({"bad_words": ["fine", [1, 10]]}, "bad_words[1][1]"),
         ({"logit_bias": {10: 1.0}}, "logit_bias"),
+        ({"sequence_bias": {"fine": 1.0, (1, 10): 1.0}}, "sequence_bias[(1, 10)][1]"),
+        ({"suppress_tokens": [3, 10]}, "suppress_tokens[1]"),
+        ({"begin_suppress_tokens": [10]}, "begin_suppress_tokens[0]"),
+        ({"forced_bos_token_id": 10}, "forced_bos_token_id"),
+        ({"forced_eos_token_id": 10}, "forced_eos_token_id"),
         ({"logprobs": 11}, "logprobs"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ortgpt.options import Options
-from ortgpt.strategies import Sampling
+from ortgpt.strategies import BeamSearch, ContrastiveSearch, Sampling
 
 
 class ProviderName(StrEnum):
@@ -31,17 +31,24 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
-def flag(
-    owner: type[Options] | type[Sampling], field: str, help_text: str, metavar: str = "X", unset: str = ""
-) -> Any:
+PANELS: dict[type, str] = {
+    Options: "Text",
+    Sampling: "Sampling (with --strategy sample)",
+    BeamSearch: "Beam search (with --strategy beam)",
+    ContrastiveSearch: "Contrastive search (with --strategy contrastive)",
+}
+
+
+def flag(owner: type, field: str, help_text: str, metavar: str = "X", unset: str = "") -> Any:
     """The flag of a dataclass field. Its default stays with the dataclass; help only shows it.
 
     unset: what to show for a default that stands for "none given".
     """
     default = next(entry.default for entry in dataclasses.fields(owner) if entry.name == field)
     shown: bool | str = str(default)
-    if default is None or default is dataclasses.MISSING or default == ():
+    if default is None or default is dataclasses.MISSING or isinstance(default, tuple):
         shown = unset or False
     name = "--" + field.replace("_", "-")
-    panel = "Sampling (with --strategy sample)" if owner is Sampling else "Text"
-    return typer.Option(name, metavar=metavar, help=help_text, show_default=shown, rich_help_panel=panel)
+    return typer.Option(
+        name, metavar=metavar, help=help_text, show_default=shown, rich_help_panel=PANELS[owner]
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ortgpt.cli import flags
 from ortgpt.cli.arguments import (
     AsJson,
     Debug,
@@ -24,21 +25,23 @@ from ortgpt.cli.arguments import (
     flag,
 )
 from ortgpt.cli.loading import load_model
-from ortgpt.cli.prompt_input import parse_biases, parse_ids, read_prompt_file, read_text_argument
+from ortgpt.cli.prompt_input import parse_ids, read_prompt_file, read_text_argument
 from ortgpt.errors import OptionError, OrtgptError
 from ortgpt.options import OptionFields, Options, make_options
-from ortgpt.strategies import Greedy, Sampling, Strategy
+from ortgpt.strategies import Sampling, Strategy
 
 if TYPE_CHECKING:
     from ortgpt.generator import Model
     from ortgpt.results import Result, Timings
 
 OPTION_FIELDS = tuple(entry.name for entry in dataclasses.fields(Options) if entry.name != "processors")
-SAMPLING_FIELDS = tuple(entry.name for entry in dataclasses.fields(Sampling))
+STRATEGY_FIELDS = tuple(
+    dict.fromkeys(name for kind in flags.STRATEGIES.values() for name in flags.fields_of(kind))
+)
 
 
 class StrategyName(StrEnum):
-    GREEDY, SAMPLE = "greedy", "sample"
+    GREEDY, SAMPLE, BEAM, CONTRASTIVE = flags.STRATEGIES
 
 
 def generate(
@@ -60,6 +63,24 @@ def generate(
     typical_p: Annotated[
         float | None, flag(Sampling, "typical_p", "Keep the typical with this mass.", "P")
     ] = None,
+    dynatemp_range: flags.DynatempRange = None,
+    dynatemp_exponent: flags.DynatempExponent = None,
+    top_n_sigma: flags.TopNSigma = None,
+    epsilon_cutoff: flags.EpsilonCutoff = None,
+    eta_cutoff: flags.EtaCutoff = None,
+    xtc_probability: flags.XtcProbability = None,
+    xtc_threshold: flags.XtcThreshold = None,
+    mirostat_tau: flags.MirostatTau = None,
+    mirostat_eta: flags.MirostatEta = None,
+    order: flags.Order = None,
+    num_beams: flags.NumBeams = None,
+    length_penalty: flags.LengthPenalty = None,
+    early_stopping: flags.EarlyStopping = None,
+    num_return_sequences: flags.NumReturnSequences = None,
+    num_beam_groups: flags.NumBeamGroups = None,
+    diversity_penalty: flags.DiversityPenalty = None,
+    sample: flags.Sample = False,
+    penalty_alpha: flags.PenaltyAlpha = None,
     max_new_tokens: Annotated[int | None, flag(Options, "max_new_tokens", "At most N tokens.", "N")] = None,
     min_new_tokens: Annotated[int | None, flag(Options, "min_new_tokens", "No stop before N.", "N")] = None,
     stop: Annotated[
@@ -92,6 +113,16 @@ def generate(
     logit_bias: Annotated[
         list[str] | None, flag(Options, "logit_bias", "Added to a token's score (repeatable).", "ID=X")
     ] = None,
+    dry_multiplier: flags.DryMultiplier = None,
+    dry_base: flags.DryBase = None,
+    dry_allowed_length: flags.DryAllowedLength = None,
+    dry_sequence_breakers: flags.DrySequenceBreakers = None,
+    exponential_decay_length_penalty: flags.LengthDecay = None,
+    forced_bos_token_id: flags.ForcedBos = None,
+    forced_eos_token_id: flags.ForcedEos = None,
+    suppress_tokens: flags.SuppressTokens = None,
+    begin_suppress_tokens: flags.BeginSuppressTokens = None,
+    sequence_bias: flags.SequenceBias = None,
     logprobs: Annotated[
         int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
     ] = None,
@@ -111,18 +142,25 @@ def generate(
 
     ortgpt generate "The king" -m DIR --strategy sample --temperature 0.8 --top-p 0.95 --seed 7
 
+    ortgpt generate "The king" -m DIR --strategy beam --num-beams 5 --no-repeat-ngram-size 3
+
+    ortgpt generate "The king" -m DIR --strategy contrastive --top-k 4 --penalty-alpha 0.6
+
     echo "The fox" | ortgpt generate -m DIR --stop "." --json
 
     ortgpt generate -m DIR --prompt-file prompts.txt --json > texts.jsonl
     """
     given = dict(context.params)
     options = _options(given)
-    chosen = _strategy(strategy, {name: given[name] for name in SAMPLING_FIELDS if given[name] is not None})
+    chosen = flags.read_strategy(
+        strategy.value, {name: given[name] for name in STRATEGY_FIELDS if _is_given(given[name])}
+    )
     if logprobs is not None and not as_json:
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
     with load_model(model, provider, threads) as loaded:
-        if len(prompts) == 1 and not (as_json or no_stream) and options.get("n", 1) == 1:
+        num_choices = max(options.get("n", 1), num_return_sequences or 1)
+        if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1:
             results = [_stream(loaded, prompts[0], chosen, options)]
         else:
             show = partial(_print_results, model=str(model), as_json=as_json)
@@ -140,11 +178,7 @@ def generate(
 def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
     fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given[name])}
-    if "stop_token_ids" in fields:
-        fields["stop_token_ids"] = parse_ids("stop_token_ids", fields["stop_token_ids"])
-    if "logit_bias" in fields:
-        fields["logit_bias"] = parse_biases(fields["logit_bias"])
-    options = cast(OptionFields, fields)
+    options = cast(OptionFields, flags.read_option_flags(fields))
     make_options(options)
     return options
 
@@ -152,16 +186,6 @@ def _options(given: dict[str, Any]) -> OptionFields:
 def _is_given(value: object) -> bool:
     # Not `in (None, False)`: 0 equals False, and --max-new-tokens 0 means something.
     return value is not None and value is not False and not (isinstance(value, list | tuple) and not value)
-
-
-def _strategy(name: StrategyName, sampling: dict[str, Any]) -> Strategy:
-    if name is StrategyName.SAMPLE:
-        return Sampling(**sampling)
-    for field in sampling:
-        raise OptionError(
-            field, f"belongs to --strategy sample, not to {name.value}", hint="add --strategy sample"
-        )
-    return Greedy()
 
 
 def _prompts(

@@ -3,6 +3,9 @@
 Layout float32 (2 * layers, rows, heads, capacity, head_size): keys at even, values at odd indices.
 A slice [layer, first:last] is contiguous, so any run of rows can be bound without a copy. Rows
 have their own lengths; there is no padding on the left.
+
+The cache remembers which tokens its cells belong to, so that a beam which continues another one
+copies only what lies behind their common beginning.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from ortgpt.manifest import Architecture
 MIN_CAPACITY = 64
 # A prefill of 1 (mod 128) tokens is issued one wider (see plan.py): the spare needs a place.
 SPARE = 1
+UNKNOWN = -1  # a cell whose token says nothing about its content: unused, or written by a sibling
 
 
 class Cache:
@@ -27,6 +31,7 @@ class Cache:
         self._architecture = architecture
         self.lengths: Ids = np.zeros(rows, np.int64)
         self.buffer = self._allocate(rows, 0)
+        self._tokens: Ids = np.full((rows, 0), UNKNOWN)  # (allocated rows, capacity)
         self.generation = 0
 
     @property
@@ -54,22 +59,48 @@ class Cache:
         full = self._architecture.context + SPARE
         self._move_to(self._allocate(self.buffer.shape[1], max(wanted, min(2 * self.capacity, full))))
 
+    def record(self, row: int, token_ids: Ids, *, siblings: bool) -> None:
+        """Count the tokens that the graph has written behind a row's last one."""
+        begin = int(self.lengths[row])
+        end = begin + len(token_ids)
+        self._tokens[row, begin:end] = UNKNOWN if siblings else token_ids
+        self.lengths[row] = end
+
     def reorder(self, source_rows: Ids) -> None:
-        """Row i continues from row source_rows[i]. Copies only rows that change, and only what they hold."""
+        """Row i continues from row source_rows[i]. Copies only what the row does not hold already."""
         lengths = self.lengths[source_rows]
         if len(source_rows) > self.buffer.shape[1]:
             grown = self._allocate(len(source_rows), self.capacity)
             used = int(lengths.max(initial=0))
             for index in range(len(self.buffer)):  # layer by layer: no second copy of the whole
                 grown[index, :, :, :used] = self.buffer[index, source_rows, :, :used]
-            self._replace(grown)
+            self._replace(grown, self._tokens[source_rows])
         else:
-            moved = np.flatnonzero(source_rows != np.arange(len(source_rows)))
-            used = int(lengths[moved].max(initial=0))
-            for layer in self.buffer:
-                # Fancy indexing copies first, so rows may swap.
-                layer[moved, :, :used] = layer[source_rows[moved], :, :used]
+            changes = self._changes(source_rows)
+            # All are read before the first is written, so rows may swap.
+            parts = [
+                (self.buffer[:, s, :, a:b].copy(), self._tokens[s, a:b].copy()) for _, s, a, b in changes
+            ]
+            for (row, _, begin, end), (cells, tokens) in zip(changes, parts, strict=True):
+                self.buffer[:, row, :, begin:end] = cells
+                self._tokens[row, begin:end] = tokens
         self.lengths = lengths
+
+    def _changes(self, source_rows: Ids) -> list[tuple[int, int, int, int]]:
+        """(row, source, begin, end): the cells that row must take over from source."""
+        changes = []
+        for row, source in enumerate(source_rows):
+            if row == source:
+                continue
+            end = int(self.lengths[source])
+            # Behind its own end a row may hold anything, whatever the tokens noted there say.
+            shared = min(end, int(self.lengths[row])) if row < self.num_rows else 0
+            own, other = self._tokens[row, :shared], self._tokens[source, :shared]
+            differs = (own != other) | (own == UNKNOWN)
+            # The same tokens from the first on make the same cells, whichever row computed them.
+            begin = int(differs.argmax()) if differs.any() else shared
+            changes.append((row, int(source), begin, end))
+        return changes
 
     def keep(self, row: int, base: int, chosen: Sequence[int]) -> None:
         """Of the tokens from position `base` on keep those at base + chosen, moved down to base."""
@@ -77,12 +108,13 @@ class Cache:
             positions = base + np.asarray(chosen, np.int64)
             kept = self.buffer[:, row][:, :, positions]  # (2 * layers, heads, kept, head_size), a copy
             self.buffer[:, row, :, base : base + len(chosen)] = kept
+            self._tokens[row, base : base + len(chosen)] = self._tokens[row, positions]
         self.lengths[row] = base + len(chosen)
 
     def copy(self) -> Cache:
         """An independent cache with the same contents."""
         twin = Cache(self._architecture, self.num_rows)
-        twin._replace(twin._allocate(self.num_rows, self.capacity))
+        twin._replace(twin._allocate(self.num_rows, self.capacity), self._tokens[: self.num_rows].copy())
         twin.lengths = self.lengths.copy()
         used = int(self.lengths.max(initial=0))
         twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
@@ -90,7 +122,7 @@ class Cache:
 
     def release(self) -> None:
         self.lengths = np.zeros(0, np.int64)
-        self._replace(self._allocate(0, 0))
+        self._replace(self._allocate(0, 0), np.full((0, 0), UNKNOWN))
 
     def _allocate(self, rows: int, capacity: int) -> Floats:
         shape = self._architecture
@@ -108,8 +140,11 @@ class Cache:
         used = int(self.lengths.max(initial=0))
         rows = self.num_rows
         grown[:, :rows, :, :used] = self.buffer[:, :rows, :, :used]
-        self._replace(grown)
+        self._replace(grown, self._tokens[:rows])
 
-    def _replace(self, buffer: Floats) -> None:
+    def _replace(self, buffer: Floats, tokens: Ids) -> None:
+        """Take over a new buffer; tokens (rows, capacity so far) says what its first cells hold."""
         self.buffer = buffer
+        self._tokens = np.full((buffer.shape[1], buffer.shape[3]), UNKNOWN)
+        self._tokens[: tokens.shape[0], : tokens.shape[1]] = tokens
         self.generation += 1

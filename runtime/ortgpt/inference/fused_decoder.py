@@ -153,7 +153,8 @@ class FusedDecoder:
         lengths = self._cache.lengths[call.first : call.last]
         step.fill(call, new[call.first : call.last], lengths, siblings)
         self._session.run(step.binding)
-        lengths += call.counts
+        for row, count in enumerate(call.counts, start=call.first):
+            self._cache.record(row, new[row][call.begin : call.begin + count], siblings=siblings)
         return Outputs(step.logits, step.hidden)
 
 

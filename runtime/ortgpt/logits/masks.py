@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ortgpt.interfaces import Floats, Ids
+from ortgpt.logits.sequences import find_completable
 
 
 def apply_exclusion(logits: Floats, ids: Sequence[int] | Ids) -> Floats:
@@ -54,11 +55,11 @@ def apply_bad_words(logits: Floats, token_ids: Ids, sequences: Sequence[tuple[in
 
     logits float32 (vocab,), token_ids int64 (length,), no sequence empty; returns float32 (vocab,).
     """
-    longest = max(map(len, sequences), default=1)
-    tail = tuple(token_ids[max(0, len(token_ids) - longest + 1) :].tolist())
-    banned = [
-        sequence[-1]
-        for sequence in sequences
-        if len(sequence) <= len(tail) + 1 and tail[len(tail) + 1 - len(sequence) :] == sequence[:-1]
-    ]
-    return apply_exclusion(logits, banned)
+    return apply_exclusion(logits, [sequence[-1] for sequence in find_completable(token_ids, sequences)])
+
+
+def apply_forced(logits: Floats, token_id: int) -> Floats:
+    """Exclude all other ids; this one gets 0, whatever it had. Takes and returns float32 (vocab,)."""
+    result = np.full_like(logits, -np.inf)
+    result[token_id] = 0
+    return result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats, Ids
+from ortgpt.logits.sequences import find_completable
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -20,7 +22,7 @@ def apply_repetition_penalty(logits: Floats, token_ids: Ids, penalty: float) -> 
     logits float32 (vocab,), token_ids int64 (length,), penalty > 0; returns float32 (vocab,).
     """
     penalty = _limited(penalty)
-    return _changed(logits, token_ids, lambda old: np.where(old < 0, old * penalty, old / penalty))
+    return change_scores(logits, token_ids, lambda old: np.where(old < 0, old * penalty, old / penalty))
 
 
 def apply_presence_frequency(logits: Floats, generated_ids: Ids, presence: float, frequency: float) -> Floats:
@@ -30,7 +32,7 @@ def apply_presence_frequency(logits: Floats, generated_ids: Ids, presence: float
     """
     presence, frequency = _limited(presence), _limited(frequency)
     ids, counts = np.unique(generated_ids, return_counts=True)
-    return _changed(logits, ids, lambda old: old - counts * frequency - presence)
+    return change_scores(logits, ids, lambda old: old - counts * frequency - presence)
 
 
 def apply_logit_bias(logits: Floats, ids: Ids, biases: NDArray[np.float64]) -> Floats:
@@ -38,10 +40,40 @@ def apply_logit_bias(logits: Floats, ids: Ids, biases: NDArray[np.float64]) -> F
 
     logits float32 (vocab,), ids int64 (n,), biases float64 (n,); returns float32 (vocab,).
     """
-    return _changed(logits, ids, lambda old: old + biases)
+    return change_scores(logits, ids, lambda old: old + biases)
 
 
-def _changed(
+def apply_sequence_bias(logits: Floats, token_ids: Ids, biases: Mapping[tuple[int, ...], float]) -> Floats:
+    """Add to the last id of every sequence its bias, where the ids before it are what `token_ids` ends with.
+
+    Several that end in the same id add up; -inf excludes it. logits float32 (vocab,), token_ids int64
+    (length,), no sequence empty; returns float32 (vocab,).
+    """
+    totals: dict[int, float] = {}
+    for sequence in find_completable(token_ids, biases):
+        bias = biases[sequence]
+        limited = bias if bias == -math.inf else _limited(bias)
+        totals[sequence[-1]] = totals.get(sequence[-1], 0.0) + limited
+    ids = np.fromiter(totals.keys(), np.int64, len(totals))
+    return apply_logit_bias(logits, ids, np.fromiter(totals.values(), np.float64, len(totals)))
+
+
+def apply_length_decay(logits: Floats, stop_token_ids: Sequence[int], excess: int, factor: float) -> Floats:
+    """Raise every stop id's score by |score| * (factor ** excess - 1); one that is excluded stays so.
+
+    excess is how many tokens there are beyond the start; below 1 nothing changes. logits float32
+    (vocab,), factor > 0; returns float32 (vocab,).
+    """
+    if excess < 1:
+        return logits.copy()
+    # |score| <= LARGEST: nothing beyond this power could be told apart.
+    growth = math.exp(min(excess * math.log(factor), math.log(LARGEST))) - 1
+    ids = np.unique(np.asarray(stop_token_ids, np.int64))
+    # |-inf| would make -inf + inf.
+    return change_scores(logits, ids, lambda old: old + np.abs(old.clip(min=-LARGEST)) * growth)
+
+
+def change_scores(
     logits: Floats, ids: Ids, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> Floats:
     """A copy with the scores at `ids` changed, in float64, and kept in float32's range.

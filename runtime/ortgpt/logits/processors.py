@@ -1,7 +1,11 @@
-"""Processors: one frozen class per rule, holding its parameters; the kernels do the work."""
+"""Processors: one frozen class per rule, holding its parameters; the kernels do the work.
+
+These are the rules of every strategy; those of sampling alone are in `sampling_filters`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +14,8 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, OptionError
 from ortgpt.interfaces import Floats, Ids, Processor
-from ortgpt.logits import masks, penalties, warpers
+from ortgpt.logits import masks, penalties
+from ortgpt.logits.dry import Breakers, apply_dry
 
 Number = TypeVar("Number", np.float32, np.int64)
 
@@ -37,6 +42,16 @@ class LogitBias:
 
 
 @dataclass(frozen=True)
+class SequenceBias:
+    """Adds a bias to the last id of each sequence where the ids before it match."""
+
+    biases: Mapping[tuple[int, ...], float]
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return penalties.apply_sequence_bias(logits, token_ids, self.biases)
+
+
+@dataclass(frozen=True)
 class RepetitionPenalty:
     """Over prompt and output."""
 
@@ -60,6 +75,26 @@ class PresenceFrequency:
 
 
 @dataclass(frozen=True)
+class Dry:
+    """Over prompt and output."""
+
+    multiplier: float
+    base: float
+    allowed_length: int
+    breakers: Breakers
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return apply_dry(
+            logits,
+            token_ids,
+            multiplier=self.multiplier,
+            base=self.base,
+            allowed_length=self.allowed_length,
+            breakers=self.breakers,
+        )
+
+
+@dataclass(frozen=True)
 class NoRepeatNgram:
     """Over prompt and output."""
 
@@ -80,6 +115,20 @@ class BadWords:
 
 
 @dataclass(frozen=True)
+class LengthDecay:
+    """Stop ids get likelier with every generated token after `start`."""
+
+    start: int
+    factor: float
+    stop_token_ids: tuple[int, ...]
+    prompt_length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        excess = len(token_ids) - self.prompt_length - self.start
+        return penalties.apply_length_decay(logits, self.stop_token_ids, excess, self.factor)
+
+
+@dataclass(frozen=True)
 class MinNewTokens:
     """No stop id before `min_new_tokens` are generated."""
 
@@ -90,6 +139,29 @@ class MinNewTokens:
     def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
         num_generated = len(token_ids) - self.prompt_length
         return masks.apply_min_new_tokens(logits, num_generated, self.min_new_tokens, self.stop_token_ids)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """At this length, prompt included, only this id."""
+
+    token_id: int
+    length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return masks.apply_forced(logits, self.token_id) if len(token_ids) == self.length else logits
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """These ids never; with a length only there, prompt included."""
+
+    token_ids: tuple[int, ...]
+    length: int | None = None
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        is_on = self.length is None or len(token_ids) == self.length
+        return masks.apply_exclusion(logits, self.token_ids) if is_on else logits
 
 
 @dataclass(frozen=True)
@@ -122,49 +194,10 @@ class TokenLeft:
             step = len(token_ids) - self.prompt_length
             raise ConstraintError(
                 f"no token is left at step {step}: every one is excluded",
-                hint="loosen logit_bias, bad_words, no_repeat_ngram_size, min_new_tokens or processors",
+                hint="loosen what excludes tokens: logit_bias, sequence_bias, bad_words, suppress_tokens, "
+                "no_repeat_ngram_size, min_new_tokens or processors",
             )
         return logits
-
-
-@dataclass(frozen=True)
-class Temperature:
-    temperature: float
-
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return warpers.apply_temperature(logits, self.temperature)
-
-
-@dataclass(frozen=True)
-class TopK:
-    k: int
-
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return warpers.apply_top_k(logits, self.k)
-
-
-@dataclass(frozen=True)
-class TopP:
-    p: float
-
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return warpers.apply_top_p(logits, self.p)
-
-
-@dataclass(frozen=True)
-class MinP:
-    min_p: float
-
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return warpers.apply_min_p(logits, self.min_p)
-
-
-@dataclass(frozen=True)
-class TypicalP:
-    mass: float
-
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return warpers.apply_typical_p(logits, self.mass)
 
 
 def _read_only(array: NDArray[Number]) -> NDArray[Number]:

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
 from ortgpt.logits.cumulative import find_crossing
+from ortgpt.logits.survivors import DROPPED, LARGEST, find_survivors, keep_only, relative_to_best
 
-DROPPED = np.float32(-np.inf)
-LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).tiny)
 COLUMN = 64  # scores that share a maximum in the search for the k best
-SPARSE = 8  # fewer survivors than one in so many are gathered, more are worked on in place
 
 
 def apply_temperature(logits: Floats, temperature: float) -> Floats:
@@ -27,7 +25,7 @@ def apply_temperature(logits: Floats, temperature: float) -> Floats:
     So a tiny temperature can't overflow: it leaves the best alone. logits float32 (vocab,),
     temperature > 0; returns float32 (vocab,).
     """
-    relative = _relative(logits)
+    relative = relative_to_best(logits)
     if temperature < SMALLEST:
         return np.where(relative < 0, DROPPED, relative)
     with np.errstate(over="ignore"):
@@ -45,7 +43,7 @@ def apply_top_k(logits: Floats, k: int) -> Floats:
     candidates = np.flatnonzero(logits >= _bound_of_best(logits, k))
     values = logits[candidates]  # (candidates,), k or more
     smallest = np.partition(values, values.size - k)[values.size - k]
-    return _only(logits, values >= smallest, candidates)
+    return keep_only(logits, values >= smallest, candidates)
 
 
 def apply_top_p(logits: Floats, p: float) -> Floats:
@@ -56,15 +54,15 @@ def apply_top_p(logits: Floats, p: float) -> Floats:
     """
     if p >= 1:
         return logits.copy()
-    kept, values = _survivors(logits)
-    head, share = _head(values, np.exp(_relative(values)), p)
+    kept, values = find_survivors(logits)
+    head, share = _head(values, np.exp(relative_to_best(values)), p)
     best = np.sort(head)[::-1]  # (head,), best first
-    count = find_crossing(np.exp(_relative(best)), share, "left") + 1
+    count = find_crossing(np.exp(relative_to_best(best)), share, "left") + 1
     stays = values >= best[count - 1]
     num_ties = int(np.count_nonzero(stays)) - count  # too many, all equal to the last of the best
     if num_ties:
         stays[np.flatnonzero(values == best[count - 1])[-num_ties:]] = False
-    return _only(logits, stays, kept)
+    return keep_only(logits, stays, kept)
 
 
 def apply_min_p(logits: Floats, min_p: float) -> Floats:
@@ -74,8 +72,8 @@ def apply_min_p(logits: Floats, min_p: float) -> Floats:
     """
     if min_p <= 0:
         return logits.copy()
-    kept, values = _survivors(logits)
-    return _only(logits, _relative(values) >= math.log(min_p), kept)
+    kept, values = find_survivors(logits)
+    return keep_only(logits, relative_to_best(values) >= math.log(min_p), kept)
 
 
 def apply_typical_p(logits: Floats, mass: float) -> Floats:
@@ -86,8 +84,8 @@ def apply_typical_p(logits: Floats, mass: float) -> Floats:
     """
     if mass >= 1:
         return logits.copy()
-    kept, values = _survivors(logits)
-    relative = _relative(values)
+    kept, values = find_survivors(logits)
+    relative = relative_to_best(values)
     weights = np.exp(relative)
     # Surprise minus entropy is the mean of `relative` minus `relative`: the normaliser cancels out.
     total = float(weights.sum(dtype=np.float64))
@@ -95,7 +93,20 @@ def apply_typical_p(logits: Floats, mass: float) -> Floats:
     distance = np.abs(relative - np.float32(mean))
     nearest, share = _nearest(distance, weights, mass)
     farthest = distance[nearest[find_crossing(weights[nearest], share, "left")]]
-    return _only(logits, distance <= farthest, kept)
+    return keep_only(logits, distance <= farthest, kept)
+
+
+def apply_top_n_sigma(logits: Floats, n: float) -> Floats:
+    """Keep the scores within n standard deviations of the best one (Tang 2024).
+
+    The deviation is that of the tokens not dropped yet. A temperature does not change what stays.
+    logits float32 (vocab,), n >= 0; returns float32 (vocab,).
+    """
+    kept, values = find_survivors(logits)
+    finite = values if kept is not None else values[values > DROPPED]
+    # In float64 the square of no float32 overflows.
+    reach = min(n, LARGEST) * float(finite.std(dtype=np.float64))
+    return keep_only(logits, values >= np.float64(values.max()) - reach, kept)
 
 
 def _bound_of_best(logits: Floats, k: int) -> np.float32:
@@ -138,32 +149,3 @@ def _nearest(distance: Floats, weights: Floats, mass: float) -> tuple[NDArray[np
             return head[distance[head].argsort()], mass * total / reached
         count *= 8
     return distance.argsort(), mass
-
-
-def _survivors(logits: Floats) -> tuple[NDArray[np.intp] | None, Floats]:
-    """Ids (kept,) and scores (kept,) of the tokens not dropped yet; ids None for the whole row.
-
-    A row that is mostly kept is passed on whole: gathering would cost more than it saves.
-    """
-    is_kept = logits > DROPPED
-    if np.count_nonzero(is_kept) * SPARSE > logits.size:
-        return None, logits
-    kept = np.flatnonzero(is_kept)
-    return kept, logits[kept]
-
-
-def _relative(logits: Floats) -> Floats:
-    """Scores relative to the best one, which gets 0."""
-    with np.errstate(over="ignore"):
-        relative: Floats = logits - logits.max()
-    return relative
-
-
-def _only(logits: Floats, stays: NDArray[np.bool_], kept: NDArray[np.intp] | None) -> Floats:
-    """The scores of the tokens that stay, -inf for the rest. stays: for each of `kept`, None for all."""
-    if kept is None and np.count_nonzero(stays) * SPARSE > logits.size:
-        return np.where(stays, logits, DROPPED)
-    survivors = np.flatnonzero(stays) if kept is None else kept[stays]
-    result = np.full_like(logits, DROPPED)
-    result[survivors] = logits[survivors]
-    return result

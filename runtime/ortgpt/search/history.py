@@ -27,3 +27,9 @@ class History:
             self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)])
         self._buffer[self._length] = token_id
         self._length += 1
+
+    def extended(self, token_id: int) -> History:
+        """A new history with one token more; this one stays as it is."""
+        twin = History(self.ids)
+        twin.append(token_id)
+        return twin

@@ -30,15 +30,44 @@ OPTION_FLAGS: dict[str, tuple[list[str], Any]] = {
     "no_repeat_ngram_size": (["3"], 3),
     "bad_words": (["wolf", "big bear"], ["wolf", "big bear"]),
     "logit_bias": (["5=1.5", "6=-inf"], {5: 1.5, 6: -float("inf")}),
+    "dry_multiplier": (["0.8"], 0.8),
+    "dry_base": (["1.5"], 1.5),
+    "dry_allowed_length": (["0"], 0),
+    "dry_sequence_breakers": (["\n", "a b"], ["\n", "a b"]),
+    "exponential_decay_length_penalty": (["20,1.05"], (20, 1.05)),
+    "forced_bos_token_id": (["0"], 0),
+    "forced_eos_token_id": (["7"], 7),
+    "suppress_tokens": (["5", "6,7"], [5, 6, 7]),
+    "begin_suppress_tokens": (["5,6"], [5, 6]),
+    "sequence_bias": (["golden key=1.5", "a=b=-inf"], {"golden key": 1.5, "a=b": -float("inf")}),
     "logprobs": (["0"], 0),
     "max_time": (["0"], 0.0),
 }
-SAMPLING_FLAGS: dict[str, tuple[str, float]] = {
-    "temperature": ("0", 0.0),
-    "top_k": ("0", 0),
-    "top_p": ("0.9", 0.9),
-    "min_p": ("0.05", 0.05),
-    "typical_p": ("0.5", 0.5),
+SAMPLING_FLAGS: dict[str, tuple[list[str], Any]] = {
+    "temperature": (["0"], 0.0),
+    "dynatemp_range": (["0.5"], 0.5),
+    "dynatemp_exponent": (["2"], 2.0),
+    "top_n_sigma": (["1.5"], 1.5),
+    "top_k": (["0"], 0),
+    "top_p": (["0.9"], 0.9),
+    "min_p": (["0.05"], 0.05),
+    "typical_p": (["0.5"], 0.5),
+    "epsilon_cutoff": (["0.001"], 0.001),
+    "eta_cutoff": (["0.002"], 0.002),
+    "xtc_probability": (["0.5"], 0.5),
+    "xtc_threshold": (["0.2"], 0.2),
+    "mirostat_tau": (["5"], 5.0),
+    "mirostat_eta": (["0"], 0.0),
+    "order": (["top_k,top_p", "temperature"], ("top_k", "top_p", "temperature")),
+}
+# What a field needs beside it.
+NEEDED: dict[str, dict[str, float]] = {
+    "dry_base": {"dry_multiplier": 0.5},
+    "dry_allowed_length": {"dry_multiplier": 0.5},
+    "dry_sequence_breakers": {"dry_multiplier": 0.5},
+    "dynatemp_exponent": {"dynatemp_range": 0.5},
+    "xtc_threshold": {"xtc_probability": 0.5},
+    "mirostat_eta": {"mirostat_tau": 5.0},
 }
 # What the library refuses, it refuses here too: exit code 2, the flag named.
 REFUSED = [
@@ -68,11 +97,40 @@ REFUSED = [
     ("top-p", "1.1"),
     ("min-p", "-0.1"),
     ("typical-p", "0"),
+    ("dry-multiplier", "-1"),
+    ("dry-base", "1.5"),
+    ("exponential-decay-length-penalty", "20"),
+    ("exponential-decay-length-penalty", "1.5,2"),
+    ("exponential-decay-length-penalty", "20,0"),
+    ("forced-bos-token-id", "-1"),
+    ("forced-eos-token-id", "-1"),
+    ("suppress-tokens", "1,x"),
+    ("begin-suppress-tokens", "-1"),
+    ("sequence-bias", "golden"),
+    ("sequence-bias", "golden=much"),
+    ("sequence-bias", "=1"),
+    ("top-n-sigma", "-1"),
+    ("dynatemp-range", "-1"),
+    ("epsilon-cutoff", "1.1"),
+    ("eta-cutoff", "nan"),
+    ("xtc-probability", "2"),
+    ("xtc-threshold", "0.1"),
+    ("mirostat-tau", "-1"),
+    ("mirostat-eta", "0.1"),
+    ("order", "top_k,top_q"),
 ]
 
 
 def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
+
+
+def arguments_of(field: str, values: list[str]) -> list[str]:
+    """The flag with its values, and those that it needs beside it."""
+    given = [part for value in values for part in (flag(field), value)] or [flag(field)]
+    return given + [
+        part for name, value in NEEDED.get(field, {}).items() for part in (flag(name), str(value))
+    ]
 
 
 class Recorder:
@@ -109,17 +167,20 @@ def test_every_field_of_options_and_sampling_has_a_flag() -> None:
 @pytest.mark.parametrize("field", OPTION_FLAGS)
 def test_an_option_reaches_the_library_as_its_field_and_lists_by_repetition(field, invoke, recorder) -> None:
     values, expected = OPTION_FLAGS[field]
-    arguments = [part for value in values for part in (flag(field), value)] or [flag(field)]
-    invoke("generate", "The fox", "-m", "x", *arguments, *["--json"] * (field == "logprobs"))
-    assert recorder.request == ("The fox", Greedy(), {field: expected})
-    assert make_options(recorder.request[2]) == Options(**{field: expected})
+    json_flag = ["--json"] * (field == "logprobs")
+    invoke("generate", "The fox", "-m", "x", *arguments_of(field, values), *json_flag)
+    fields = {field: expected, **NEEDED.get(field, {})}
+    assert recorder.request == ("The fox", Greedy(), fields)
+    assert make_options(recorder.request[2]) == Options(**fields)
 
 
 @pytest.mark.parametrize("field", SAMPLING_FLAGS)
 def test_a_sampling_option_reaches_the_strategy(field, invoke, recorder) -> None:
-    value, expected = SAMPLING_FLAGS[field]
-    invoke("generate", "The fox", "-m", "x", "--strategy", "sample", flag(field), value)
-    assert recorder.request == ("The fox", Sampling(**{field: expected}), {})
+    values, expected = SAMPLING_FLAGS[field]
+    invoke("generate", "The fox", "-m", "x", "--strategy", "sample", *arguments_of(field, values))
+    strategy = Sampling(**{field: expected}, **NEEDED.get(field, {}))
+    assert recorder.request == ("The fox", strategy, {})
+    assert strategy != Sampling() or field == "top_k"
 
 
 def test_without_flags_the_librarys_own_defaults_hold(invoke, recorder) -> None:
@@ -145,6 +206,11 @@ def test_no_stop_token_at_all_is_spelled_none(invoke, recorder) -> None:
     assert recorder.request[2] == {"stop_token_ids": []}
 
 
+def test_no_breaker_at_all_is_spelled_none(invoke, recorder) -> None:
+    invoke("generate", "x", "-m", "x", "--dry-multiplier", "1", "--dry-sequence-breakers", "none")
+    assert recorder.request[2] == {"dry_multiplier": 1.0, "dry_sequence_breakers": []}
+
+
 @pytest.mark.parametrize(("name", "value"), REFUSED)
 def test_a_value_out_of_range_is_a_usage_error_before_anything_is_loaded(
     name, value, invoke, tmp_path
@@ -161,9 +227,10 @@ def test_a_value_out_of_range_is_a_usage_error_before_anything_is_loaded(
 
 @pytest.mark.parametrize("field", SAMPLING_FLAGS)
 def test_an_option_of_another_strategy_is_a_usage_error_naming_both(field, invoke, tmp_path) -> None:
-    shown = invoke("generate", "x", "-m", tmp_path, flag(field), SAMPLING_FLAGS[field][0])
+    shown = invoke("generate", "x", "-m", tmp_path, flag(field), SAMPLING_FLAGS[field][0][0])
     assert shown.code == 2
-    assert f"{flag(field)} belongs to --strategy sample, not to greedy" in shown.err
+    assert f"{flag(field)} belongs to --strategy sample" in shown.err
+    assert ", not to greedy" in shown.err
     assert "hint: add --strategy sample" in shown.err
 
 

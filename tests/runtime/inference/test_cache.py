@@ -30,8 +30,9 @@ def filled(lengths: list[int], rows: int | None = None) -> Cache:
     cache = Cache(SHAPE, rows or len(lengths))
     cache.reserve(max(lengths))
     for row, length in enumerate(lengths):
-        cache.buffer[:, row, :, :length] = (1000 * row + np.arange(length))[None, None, :, None]
-    cache.lengths[:] = lengths
+        tokens = 1000 * row + np.arange(length)
+        cache.buffer[:, row, :, :length] = tokens[None, None, :, None]
+        cache.record(row, tokens, siblings=False)
     return cache
 
 
@@ -51,6 +52,62 @@ def test_reorder_continues_each_row_from_its_source(source: list[int]) -> None:
     expected = [contents(cache)[row] for row in source]
     cache.reorder(np.asarray(source, np.int64))
     assert contents(cache) == expected
+
+
+def cells_copied(cache: Cache, source: list[int]) -> int:
+    return sum(end - begin for _, _, begin, end in cache._changes(np.asarray(source)))
+
+
+def test_rows_with_a_common_beginning_copy_only_what_lies_behind_it() -> None:
+    cache = filled([50])
+    cache.reorder(np.array([0, 0, 0]))
+    for row in range(3):
+        tokens = np.array([900 + row, 7])
+        cache.buffer[:, row, :, 50:52] = tokens[None, None, :, None]
+        cache.record(row, tokens, siblings=False)
+    expected = contents(cache)
+    assert cells_copied(cache, [1, 1, 0]) == 4
+    cache.reorder(np.array([1, 1, 0]))
+    assert contents(cache) == [expected[1], expected[1], expected[0]]
+
+
+def test_random_reorders_of_beams_leave_each_row_its_sources_cells() -> None:
+    rng = np.random.default_rng(0)
+    cache = filled([20, 9])
+    rows = contents(cache)
+    for step in range(60):
+        source = rng.integers(0, len(rows), rng.integers(1, 6))
+        cache.reserve(max(map(len, rows)) + 1)
+        cache.reorder(source)
+        rows = [list(rows[row]) for row in source]
+        for row in range(len(rows)):
+            token = int(rng.integers(0, 3)) + 10_000 + 10 * step  # rows often get the same token
+            cache.buffer[:, row, :, len(rows[row])] = token
+            cache.record(row, np.array([token]), siblings=False)
+            rows[row].append(token)
+        assert contents(cache) == rows
+
+
+def test_cells_behind_a_rows_end_are_never_taken_for_common() -> None:
+    cache = filled([10])
+    cache.reorder(np.array([0, 0]))
+    cache.lengths[1] = 6  # trimmed; then the graph throws a spare token's cells behind the end
+    cache.buffer[:, 1, :, 6] = -1
+    expected = contents(cache)
+    cache.reorder(np.array([0, 0]))
+    assert contents(cache) == [expected[0], expected[0]]
+
+
+def test_what_siblings_wrote_is_never_taken_for_common() -> None:
+    cache = filled([5, 5])
+    for row in range(2):
+        cache.buffer[:, row, :, 5:7] = 100 + row
+        cache.record(row, np.array([7, 8]), siblings=True)
+    cache.keep(0, 5, [1])
+    cache.keep(1, 5, [1])
+    expected = contents(cache)
+    cache.reorder(np.array([1, 0]))
+    assert contents(cache) == [expected[1], expected[0]]
 
 
 def test_growing_keeps_what_is_stored_and_doubles() -> None:

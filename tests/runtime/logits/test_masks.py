@@ -17,6 +17,7 @@ from ortgpt.interfaces import Floats, Ids
 from ortgpt.logits.masks import (
     apply_bad_words,
     apply_exclusion,
+    apply_forced,
     apply_min_new_tokens,
     apply_no_repeat_ngram,
     apply_vocabulary_size,
@@ -98,3 +99,8 @@ def test_ids_outside_the_vocabulary_of_the_tokenizer_are_excluded() -> None:
 def test_exclusion_leaves_the_others_as_they_are() -> None:
     scores = apply_exclusion(np.arange(4, dtype=np.float32), (2, 0, 2))
     assert scores.tolist() == [-np.inf, 1, -np.inf, 3]
+
+
+def test_forcing_leaves_one_id_even_an_excluded_one() -> None:
+    scores = apply_forced(np.array([1, -np.inf, 3], np.float32), 1)
+    assert scores.tolist() == [-np.inf, 0, -np.inf]

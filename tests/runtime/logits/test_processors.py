@@ -9,23 +9,35 @@ import pytest
 
 from ortgpt.errors import ConstraintError, OptionError
 from ortgpt.interfaces import Floats, Ids, Processor
-from ortgpt.logits import processors
+from ortgpt.logits import processors, sampling_filters
 from ortgpt.logits.pipeline import Pipeline
 from ortgpt.logits.processors import (
     BadWords,
     Checked,
+    Dry,
+    Forced,
+    LengthDecay,
     LogitBias,
     MinNewTokens,
-    MinP,
     NoRepeatNgram,
     PresenceFrequency,
     RepetitionPenalty,
-    Temperature,
+    SequenceBias,
+    Suppressed,
     TokenLeft,
+    VocabularySize,
+)
+from ortgpt.logits.sampling_filters import (
+    DynamicTemperature,
+    Epsilon,
+    Eta,
+    MinP,
+    Temperature,
     TopK,
+    TopNSigma,
     TopP,
     TypicalP,
-    VocabularySize,
+    Xtc,
 )
 
 INF = np.inf
@@ -38,18 +50,29 @@ def double(token_ids: Ids, logits: Floats) -> Floats:
 # Every one of them changes the row below, except TokenLeft, which never changes anything.
 ACTIVE = [
     VocabularySize(15),
+    SequenceBias({(9, 2, 4): 1.0, (3,): -INF}),
     LogitBias(np.array([2, 5]), np.array([1.5, -INF])),
     RepetitionPenalty(1.3),
     PresenceFrequency(0.5, 0.25, prompt_length=3),
+    Dry(0.8, 1.75, 1, {1: [()]}),
     NoRepeatNgram(2),
     BadWords(((4,), (2, 6))),
+    LengthDecay(1, 1.5, (7, 11), prompt_length=3),
     MinNewTokens(9, (7,), prompt_length=3),
+    Forced(4, length=6),
+    Suppressed((4, 5)),
+    Suppressed((4, 5), length=6),
     Checked(double, "processors[0]"),
     Temperature(0.7),
+    DynamicTemperature(0.7, 0.5, 1.0),
+    TopNSigma(1.0),
     TopK(4),
     TopP(0.6),
     MinP(0.2),
     TypicalP(0.5),
+    Epsilon(0.05),
+    Eta(0.05),
+    Xtc(1.0, 0.05, np.random.default_rng(0)),
 ]
 EVERY = [*ACTIVE, TokenLeft(prompt_length=3), Pipeline(tuple(ACTIVE[:3]))]
 
@@ -71,7 +94,8 @@ def logits() -> Floats:
 
 
 def test_every_processor_of_the_room_is_tested_here() -> None:
-    made = {name for name, value in vars(processors).items() if dataclasses.is_dataclass(value)}
+    rooms = {**vars(processors), **vars(sampling_filters)}
+    made = {name for name, value in rooms.items() if dataclasses.is_dataclass(value)}
     assert made == {name_of(processor) for processor in EVERY} - {"Pipeline"}
 
 
@@ -157,3 +181,12 @@ def test_no_token_left_is_an_error_with_the_number_of_the_step(token_ids: Ids) -
     almost = np.full(20, -INF, np.float32)
     almost[7] = -3e38
     assert TokenLeft(prompt_length=2)(token_ids, almost) is almost
+
+
+@pytest.mark.parametrize(
+    "processor", [Forced(4, length=5), Suppressed((4,), length=7), LengthDecay(3, 2.0, (7,), 3)]
+)
+def test_a_rule_of_one_place_is_silent_elsewhere(
+    processor: Processor, token_ids: Ids, logits: Floats
+) -> None:
+    np.testing.assert_array_equal(processor(token_ids, logits), logits)

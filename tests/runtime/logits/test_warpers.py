@@ -21,6 +21,7 @@ from ortgpt.logits.warpers import (
     apply_min_p,
     apply_temperature,
     apply_top_k,
+    apply_top_n_sigma,
     apply_top_p,
     apply_typical_p,
 )
@@ -35,6 +36,7 @@ CASES = [
     *((apply_typical_p, TypicalLogitsWarper, p) for p in (0.05, 0.2, 0.5, 0.9, 0.99)),
 ]
 FILTERS = {
+    "top_n_sigma": partial(apply_top_n_sigma, n=1.0),
     "top_k": partial(apply_top_k, k=3),
     "top_p": partial(apply_top_p, p=0.7),
     "min_p": partial(apply_min_p, min_p=0.2),
@@ -159,6 +161,42 @@ def test_min_p_is_relative_to_the_best_token() -> None:
     assert kept(apply_min_p(row, 0.61)) == [0]
     assert kept(apply_min_p(row, 0.0)) == [0, 1, 2, 3]
     assert kept(apply_min_p(floats(2, 2, 1, 0), 1.0)) == [0, 1]
+
+
+def test_top_n_sigma_keeps_what_is_within_n_deviations_of_the_best() -> None:
+    row = floats(0, 2, 4, 6, 8)  # deviation 2.828
+    assert kept(apply_top_n_sigma(row, 0)) == [4]
+    assert kept(apply_top_n_sigma(row, 0.7)) == [4]
+    assert kept(apply_top_n_sigma(row, 0.75)) == [3, 4]
+    assert kept(apply_top_n_sigma(row, 2.2)) == [1, 2, 3, 4]
+    assert kept(apply_top_n_sigma(floats(3, 3, 3), 1)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [0.5, 1.0, 2.3, 4.0])
+@pytest.mark.parametrize("num_left", [2, 50, 30_000, None])
+def test_top_n_sigma_takes_its_deviation_over_what_is_left(
+    row: Floats, n: float, num_left: int | None
+) -> None:
+    left = row if num_left is None else apply_top_k(row, num_left)
+    finite = [float(score) for score in left if score > -INF]
+    mean = sum(finite) / len(finite)
+    deviation = (sum((score - mean) ** 2 for score in finite) / len(finite)) ** 0.5
+    expected = np.flatnonzero(left >= np.float64(max(finite)) - n * deviation)
+    np.testing.assert_array_equal(np.flatnonzero(apply_top_n_sigma(left, n) > -INF), expected)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 3.0])
+def test_top_n_sigma_does_not_depend_on_the_temperature(row: Floats, temperature: float) -> None:
+    after = apply_top_n_sigma(apply_temperature(row, temperature), 2)
+    np.testing.assert_array_equal(after > -INF, apply_top_n_sigma(row, 2) > -INF)
+
+
+@pytest.mark.parametrize("n", [0.0, 1e-320, 1e308])
+def test_extreme_deviations_do_not_overflow(n: float) -> None:
+    """FAULTS 34"""
+    largest = float(np.finfo(np.float32).max)
+    survivors = kept(apply_top_n_sigma(floats(largest, -largest, 0, -INF), n))
+    assert survivors == ([0, 1, 2] if n > 1 else [0])
 
 
 def test_typical_p_keeps_what_is_nearest_the_entropy_first() -> None:

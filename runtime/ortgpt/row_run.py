@@ -1,0 +1,122 @@
+"""Runs strategies whose sequences never look at each other: greedy, sampling, contrastive search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+import numpy as np
+
+from ortgpt.errors import OrtgptError
+from ortgpt.interfaces import Decoder, Floats, Ids, Steps, Tokenizer
+from ortgpt.logits.drawing import draw
+from ortgpt.logits.mirostat import Mirostat
+from ortgpt.logits.pipeline import make_warpers
+from ortgpt.manifest import Architecture
+from ortgpt.results import Choice, Event
+from ortgpt.run import Request, Run, make_rng
+from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
+from ortgpt.search.history import History
+from ortgpt.search.sample import Pick, SampledRow, pick_best, sample_steps
+from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampling, Strategy
+
+
+class RowRun(Run):
+    """One row and one choice per sequence, n of them per prompt."""
+
+    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
+        super().__init__(request, decoder, tokenizer, shape)
+        # A contrastive candidate is judged by running it, so even the last one needs its place.
+        spare = 0 if isinstance(request.strategy, ContrastiveSearch) else 1
+        self._choices = [
+            [
+                self.make_choice(prompt, index, self.max_tokens(prompt, spare))
+                for index in range(request.options.n)
+            ]
+            for prompt in request.prompts
+        ]
+
+    def choices(self, index: int) -> list[Choice]:
+        return [choice.choice() for choice in self._choices[index]]
+
+    def error(self, index: int) -> OrtgptError | None:
+        return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
+
+    def events(self) -> Generator[tuple[int, Event], None, None]:
+        everyone = [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
+        running = [(index, choice) for index, choice in everyone if choice.max_tokens > 0]
+        for index, choice in everyone:
+            if choice.max_tokens == 0:
+                yield index, choice.end("length")
+        if not running:
+            return
+        steps = self._start([row for row, (_, choice) in enumerate(everyone) if choice.max_tokens > 0])
+        try:
+            before = time.perf_counter()
+            step = next(steps)
+            self.clock.first_token = time.perf_counter() - self.request.started
+            while True:
+                self.clock.decode += time.perf_counter() - before
+                is_late = self.is_late
+                for row, (index, choice) in enumerate(running):
+                    if row in step.errors:
+                        choice.error = step.errors[row]
+                        continue
+                    token_id, logprob = int(step.token_ids[row]), float(step.logprobs[row])
+                    yield index, choice.feed(token_id, logprob, step.logits[row], is_late=is_late)
+                going = [row for row, (_, choice) in enumerate(running) if not choice.is_done]
+                if not going:
+                    return
+                running = [running[row] for row in going]
+                before = time.perf_counter()
+                step = steps.send(np.asarray(going))
+        finally:
+            steps.close()
+
+    def _start(self, rows: list[int]) -> Steps:
+        """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
+        strategy, n = self.request.strategy, self.request.options.n
+        outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
+        sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
+        logits = outputs.logits[sources]  # copies, before the next verb, which may reuse the buffer
+        if isinstance(strategy, ContrastiveSearch):
+            assert outputs.hidden is not None
+            contrastive = [self._contrastive_row(source, outputs.hidden[source]) for source in sources]
+            self.decoder.reorder(sources)
+            return contrastive_steps(self.decoder, logits, contrastive, strategy)
+        self.decoder.reorder(sources)
+        return sample_steps(self.decoder, logits, [self._sampled_row(row // n, row % n) for row in rows])
+
+    def _sampled_row(self, index: int, sequence: int) -> SampledRow:
+        prompt, seed = self.request.prompts[index], self.request.seeds[index]
+        pick = make_pick(self.request.strategy, make_rng(seed, sequence))
+        process = self.make_process(prompt, self._choices[index][sequence].max_tokens)
+        return SampledRow(History(prompt.token_ids), process, pick)
+
+    def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
+        """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
+        prompt = self.request.prompts[index]
+        states = StateHistory(hidden[: len(prompt.token_ids)])
+        process = self.make_process(prompt, self._choices[index][0].max_tokens)
+        return ContrastiveRow(History(prompt.token_ids), process, states)
+
+
+def make_pick(strategy: Strategy, rng: np.random.Generator) -> Pick:
+    """How a row's next token is chosen from its processed scores. What it remembers is the row's own."""
+    if isinstance(strategy, BeamSearch) and strategy.sample:  # with a single beam
+        strategy = strategy.warpers
+    if not isinstance(strategy, Sampling) or strategy.is_greedy:
+        return pick_best
+    warp = make_warpers(strategy, rng)
+    if strategy.mirostat_tau == 0:
+        return lambda token_ids, scores: draw(warp(token_ids, scores), rng)
+    eta = MIROSTAT_ETA if strategy.mirostat_eta is None else strategy.mirostat_eta
+    mirostat = Mirostat(strategy.mirostat_tau, eta)
+
+    def pick(token_ids: Ids, scores: Floats) -> int:
+        truncated = mirostat.truncate(warp(token_ids, scores))
+        token_id = draw(truncated, rng)
+        mirostat.learn(truncated, token_id)
+        return token_id
+
+    return pick

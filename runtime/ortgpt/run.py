@@ -1,0 +1,118 @@
+"""What every kind of run shares: a request, a decoder, and how prompts become rows and choices."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ortgpt.choices import ChoiceState, Limits
+from ortgpt.errors import OrtgptError
+from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
+from ortgpt.logits.pipeline import make_processors
+from ortgpt.manifest import Architecture
+from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
+from ortgpt.options import Options
+from ortgpt.prompts import Prompt
+from ortgpt.results import Choice, Event
+from ortgpt.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asked for. seeds: one per prompt."""
+
+    prompts: Sequence[Prompt]
+    seeds: Sequence[int]
+    strategy: Strategy
+    options: Options
+    started: float  # time.perf_counter() when the call came in
+
+
+@dataclass
+class Clock:
+    """Seconds spent in the model and the search; the caller's own time between events is not ours."""
+
+    first_token: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+class Run(ABC):
+    """Runs a request's prompts together, once."""
+
+    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
+        self.request, self.decoder, self.tokenizer, self.shape = request, decoder, tokenizer, shape
+        self.clock = Clock()
+        chosen = request.options.stop_token_ids
+        self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
+        self._bad_word_ids = bad_word_ids(request.options, tokenizer)
+        self._sequence_biases = sequence_biases(request.options, tokenizer)
+        self._breaker_ids = breaker_ids(request.options, tokenizer)
+
+    @abstractmethod
+    def events(self) -> Generator[tuple[int, Event], None, None]:
+        """(prompt index, event), as the tokens come."""
+
+    @abstractmethod
+    def choices(self, index: int) -> list[Choice]:
+        """What has become of a prompt, best first."""
+
+    @abstractmethod
+    def error(self, index: int) -> OrtgptError | None:
+        """Why a prompt failed, if it did."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether max_time has passed."""
+        max_time = self.request.options.max_time
+        return max_time is not None and time.perf_counter() - self.request.started >= max_time
+
+    def prefill(self, *, hidden: bool = False) -> Outputs:
+        """Run every prompt once, in a row of its own."""
+        before = time.perf_counter()
+        outputs = self.decoder.extend([prompt.token_ids for prompt in self.request.prompts], hidden=hidden)
+        self.clock.prefill = time.perf_counter() - before
+        return outputs
+
+    def max_tokens(self, prompt: Prompt, spare: int = 1) -> int:
+        """Tokens that may be generated.
+
+        spare: 1 where the last token is never fed back, so that it needs no place in the context.
+        """
+        return min(self.request.options.max_new_tokens, self.shape.context - len(prompt.token_ids) + spare)
+
+    def make_choice(self, prompt: Prompt, index: int, max_tokens: int) -> ChoiceState:
+        options = self.request.options
+        limits = Limits(
+            max_tokens=max_tokens,
+            min_tokens=options.min_new_tokens,
+            stop_token_ids=frozenset(self.stop_token_ids),
+            stop=tuple(options.stop),
+        )
+        prefix = ""
+        if options.echo:
+            prefix = self.tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
+        return ChoiceState(index, self.tokenizer, limits, prefix=prefix, num_top=options.logprobs)
+
+    def make_process(self, prompt: Prompt, max_tokens: int) -> Processor:
+        """The processors that every strategy's scores go through."""
+        return make_processors(
+            self.request.options,
+            prompt_length=len(prompt.token_ids),
+            max_tokens=max_tokens,
+            stop_token_ids=self.stop_token_ids,
+            bad_word_ids=self._bad_word_ids,
+            sequence_biases=self._sequence_biases,
+            breakers=self._breaker_ids,
+            vocab_size=self.shape.vocab_size,
+            tokenizer_size=self.shape.tokenizer_size,
+        )
+
+
+def make_rng(seed: int, sequence: int) -> np.random.Generator:
+    """Sequence j of a prompt draws from (seed, j)."""
+    return np.random.default_rng([seed, sequence])

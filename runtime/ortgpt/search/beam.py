@@ -1,0 +1,217 @@
+"""Beam search: the most probable texts followed side by side.
+
+`Beams` is the search of one prompt and knows no decoder; `beam_steps` runs several prompts' searches
+on one decoder. Text comes in only as `TextState`, which says when a hypothesis has ended. The rules
+are those of transformers' generate (4.57).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
+from ortgpt.interfaces import Decoder, Floats, Processor, TextState
+from ortgpt.numerics import log_softmax
+from ortgpt.search.history import History
+from ortgpt.strategies import BeamSearch
+
+T = TypeVar("T", bound=TextState)
+
+
+@dataclass(frozen=True)
+class Beam(Generic[T]):
+    """A running hypothesis: the sum of its processed log-probabilities, its tokens, its text."""
+
+    score: float
+    history: History
+    text: T
+
+
+@dataclass(frozen=True)
+class Hypothesis(Generic[T]):
+    """A text that has ended; score: with the length penalty applied."""
+
+    score: float
+    text: T
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A beam's continuation by one token."""
+
+    beam: int
+    token_id: int
+    score: float
+
+
+def rank_candidates(
+    running: Sequence[Beam[T]],
+    logprobs: NDArray[np.float64],
+    process: Processor,
+    count: int,
+    rng: np.random.Generator | None = None,
+) -> list[Candidate]:
+    """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
+
+    logprobs (running, vocab); the processors see them as scores. At most `count` are returned, and
+    none that a processor has excluded.
+    """
+    totals = np.stack(
+        [
+            beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
+            for beam, row in zip(running, logprobs, strict=True)
+        ]
+    )  # (running, vocab)
+    # The best of scores with Gumbel noise are a draw without replacement, in its order.
+    keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
+    count = min(count, keys.size)
+    head = np.argpartition(keys, keys.size - count)[keys.size - count :]
+    head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
+    vocab_size = totals.shape[1]
+    return [
+        Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
+        for index in head
+        if totals.flat[index] > -np.inf
+    ]
+
+
+class Search(Protocol[T]):
+    """What `beam_steps` and the engine need of a prompt's search."""
+
+    error: OrtgptError | None
+
+    @property
+    def running(self) -> Sequence[Beam[T]]: ...
+
+    @property
+    def finished(self) -> Sequence[Hypothesis[T]]: ...
+
+    @property
+    def is_done(self) -> bool: ...
+
+    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]: ...
+
+    def penalised(self, score: float) -> float: ...
+
+
+class Beams(Generic[T]):
+    """The beam search of one prompt.
+
+    running   what is followed, best first; at most num_beams
+    finished  what has ended, best first; at most num_beams
+    is_done   nothing better can come
+    error     why the search failed, if it did
+    """
+
+    def __init__(
+        self,
+        strategy: BeamSearch,
+        beam: Beam[T],
+        process: Processor,
+        *,
+        num_stop_ids: int,
+        max_tokens: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.running = [beam]
+        self.finished: list[Hypothesis[T]] = []
+        self.is_done = False
+        self.error: OrtgptError | None = None
+        self._strategy, self._process, self._rng = strategy, process, rng
+        # So many that num_beams go on even if every beam's best tokens are all its stops.
+        self._num_candidates = max(2, 1 + num_stop_ids) * strategy.num_beams
+        self._max_tokens = max_tokens
+        self._length = 0  # generated tokens of every running beam
+
+    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]:
+        """Take one step from raw logits (running, vocab).
+
+        Returns, for each beam that now runs, the beam it continues and its new token.
+        """
+        raw = log_softmax(logits)  # (running, vocab)
+        if not np.isfinite(raw.max(axis=-1)).all():
+            return self._fail(NonFiniteLogitsError(self._length))
+        try:
+            candidates = self._candidates(raw)
+        except ConstraintError as error:
+            return self._fail(error)
+        if not candidates:
+            return self._fail(ConstraintError(f"every beam has run out of tokens at step {self._length}"))
+        self._length += 1
+        going: list[tuple[Candidate, Beam[T]]] = []
+        ended: list[Hypothesis[T]] = []
+        for rank, candidate in enumerate(candidates):
+            parent = self.running[candidate.beam]
+            text = parent.text.copy()
+            logprob = float(raw[candidate.beam, candidate.token_id])
+            text.feed(candidate.token_id, logprob, logits[candidate.beam], is_late=is_late)
+            if text.finish_reason is None:
+                going.append((candidate, Beam(candidate.score, parent.history, text)))
+            elif rank < self._strategy.num_beams:  # those behind only stand by to keep the beam full
+                ended.append(Hypothesis(self.penalised(candidate.score), text))
+        going = sorted(going, key=lambda pair: -pair[0].score)[: self._strategy.num_beams]
+        self.running = [
+            Beam(beam.score, beam.history.extended(candidate.token_id), beam.text)
+            for candidate, beam in going
+        ]
+        self._finish(ended)
+        return [candidate.beam for candidate, _ in going], [candidate.token_id for candidate, _ in going]
+
+    def _fail(self, error: OrtgptError) -> tuple[list[int], list[int]]:
+        self.error, self.is_done = error, True
+        return [], []
+
+    def _candidates(self, raw: NDArray[np.float64]) -> list[Candidate]:
+        rng = self._rng if self._strategy.sample else None
+        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng)
+
+    def penalised(self, score: float, length: int | None = None) -> float:
+        """A summed log-probability divided by length ** length_penalty; length: as it is now."""
+        length = max(1, self._length) if length is None else length
+        return float(score / length**self._strategy.length_penalty)
+
+    def _finish(self, ended: list[Hypothesis[T]]) -> None:
+        """Take in what ended, keep the best, and see whether anything better can come."""
+        self.finished = sorted(self.finished + ended, key=lambda one: -one.score)
+        del self.finished[self._strategy.num_beams :]
+        is_full = len(self.finished) == self._strategy.num_beams
+        if not self.running or (is_full and self._strategy.early_stopping is True):
+            self.is_done = True
+        elif is_full:
+            grows = self._strategy.early_stopping == "never" and self._strategy.length_penalty > 0
+            length = self._max_tokens if grows else self._length
+            self.is_done = self.penalised(self.running[0].score, length) <= self.finished[-1].score
+
+
+def beam_steps(
+    decoder: Decoder, logits: Floats, searches: Sequence[Search[T]]
+) -> Generator[None, bool, None]:
+    """Run the searches until all are done; yields after every step, is sent whether time is up.
+
+    decoder  holds the prompts, one row per search
+    logits   (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    """
+    active = list(searches)
+    is_late = yield
+    while True:
+        source_rows: list[int] = []
+        token_ids: list[int] = []
+        first = 0
+        for search in active:
+            num_rows = len(search.running)
+            sources, tokens = search.advance(logits[first : first + num_rows, -1], is_late=is_late)
+            if not search.is_done:
+                source_rows += [first + source for source in sources]
+                token_ids += tokens
+            first += num_rows
+        active = [search for search in active if not search.is_done]
+        is_late = yield
+        if not active:
+            return
+        decoder.reorder(source_rows)
+        logits = decoder.extend(np.asarray(token_ids, np.int64)[:, None]).logits
