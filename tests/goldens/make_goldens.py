@@ -5,12 +5,13 @@
     <venv>/bin/pip install -r tests/goldens/requirements.txt
     <venv>/bin/python tests/goldens/make_goldens.py
 
-Writes contrastive.json, diverse_beams.json and beams449.json beside itself, in a few minutes. Every
-result is compared with slow_search.py before it is written.
+Writes contrastive.json, diverse_beams.json and beams449.json beside itself, or only those named (without
+.json) on the command line. Every result is compared with slow_search.py before it is written.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,18 +103,34 @@ def diverse_case(reference: Reference, run: BeamRun) -> dict[str, Any]:
     return case
 
 
+def contrastive_cases(references: dict[str, Reference]) -> dict[str, Any]:
+    return dict(contrastive_case(references[run[0]], run) for run in contrastive_runs())
+
+
+def diverse_cases(references: dict[str, Reference]) -> dict[str, Any]:
+    runs = [*diverse_runs(150), *finished_group_runs(), *batch_runs(DIVERSE, 16, seed=4490)]
+    return {run.key: diverse_case(references[run.model], run) for run in runs}
+
+
+def plain_cases(references: dict[str, Reference]) -> dict[str, Any]:
+    runs = [run for run in plain_runs() if run.options["num_beams"] > 1]
+    return {run.key: make_case(references[run.model], run, "4.49") for run in runs}
+
+
+FILES = {
+    "contrastive": (contrastive_cases, "contrastive search of transformers 4.49"),
+    "diverse_beams": (diverse_cases, "diverse beam search of transformers 4.49"),
+    "beams449": (plain_cases, "beam search of transformers 4.49"),
+}
+
+
 def main() -> None:
     if transformers.__version__ != "4.49.0":
         raise SystemExit("error: this needs transformers 4.49.0; the header says how to get it")
     references = load_references()
-    contrastive = dict(contrastive_case(references[run[0]], run) for run in contrastive_runs())
-    write_goldens("contrastive", references, contrastive, "contrastive search of transformers 4.49")
-    runs = [*diverse_runs(150), *finished_group_runs(), *batch_runs(DIVERSE, 16, seed=4490)]
-    diverse = {run.key: diverse_case(references[run.model], run) for run in runs}
-    write_goldens("diverse_beams", references, diverse, "diverse beam search of transformers 4.49")
-    plain = [run for run in plain_runs() if run.options["num_beams"] > 1]
-    beams = {run.key: make_case(references[run.model], run, "4.49") for run in plain}
-    write_goldens("beams449", references, beams, "beam search of transformers 4.49")
+    for name in sys.argv[1:] or FILES:
+        make_cases, about = FILES[name]
+        write_goldens(name, references, make_cases(references), about)
 
 
 if __name__ == "__main__":

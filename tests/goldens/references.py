@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, GPT2LMHeadModel
 
 HERE = Path(__file__).resolve().parent
+STORYTELLER = HERE.parents[1] / "models" / "storyteller"
 sys.path.insert(0, str(HERE.parent / "support"))
 from checkpoints import make_checkpoint, make_config  # noqa: E402
 
@@ -106,7 +108,7 @@ def cut_after_end(ids: Ids, ends: Sequence[int]) -> Ids:
 
 def load_references() -> dict[str, Reference]:
     torch.set_num_threads(1)
-    references = {"storyteller": load(HERE.parents[1] / "models" / "storyteller", "storyteller")}
+    references = {"storyteller": load(STORYTELLER, "storyteller")}
     for name, config in RANDOM_MODELS.items():
         with TemporaryDirectory() as folder:
             references[name] = load(make_checkpoint(Path(folder), **config), name)
@@ -129,12 +131,13 @@ def write_goldens(name: str, references: dict[str, Reference], cases: dict[str, 
     meta = {
         "about": about,
         "every_case": {"attention": "eager", "do_sample": False, "dtype": "float32"},
-        "models": {name: {**config, **make_config(**config)} for name, config in RANDOM_MODELS.items()},
+        "models": {name: make_config(**config) for name, config in RANDOM_MODELS.items()},
         "neutral_ids": NEUTRAL,
         "prompts": {
             name: {key: {"ids": ids, "text": PROMPTS[name][key]} for key, ids in reference.prompts.items()}
             for name, reference in references.items()
         },
+        "storyteller_sha256": sha256(STORYTELLER.joinpath("model.safetensors").read_bytes()).hexdigest(),
         "versions": {package: version(package) for package in packages},
     }
     lines = [f"{compact(key)}:{compact(case)}" for key, case in sorted(cases.items())]

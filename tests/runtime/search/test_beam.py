@@ -110,7 +110,7 @@ def slow_beams(
     return ended
 
 
-@pytest.mark.parametrize(("num_beams", "penalty"), itertools.product([1, 2, 3, 5], [0.0, 1.0, 2.0]))
+@pytest.mark.parametrize(("num_beams", "penalty"), list(itertools.product([1, 2, 3, 5], [0.0, 1.0, 2.0])))
 def test_beams_equal_the_slow_loop(num_beams: int, penalty: float) -> None:
     strategy = BeamSearch(num_beams=num_beams, num_return_sequences=num_beams, length_penalty=penalty)
     for prompt in [(1, 2), (5,), (7, 7, 7), (0, 4)]:
