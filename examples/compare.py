@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 
 import ortgpt
+from ortgpt.options import OptionFields
+from ortgpt.strategies import Strategy
 
 MAX_NEW_TOKENS = 80
 
-Strategy = ortgpt.Greedy | ortgpt.Sampling | ortgpt.BeamSearch | ortgpt.ContrastiveSearch
-
-RECIPES: dict[str, tuple[Strategy, dict[str, float]]] = {
+RECIPES: dict[str, tuple[Strategy, OptionFields]] = {
     "greedy": (ortgpt.Greedy(), {}),
     "greedy, repetition penalty 1.2": (ortgpt.Greedy(), {"repetition_penalty": 1.2}),
     "greedy, no 3-gram twice": (ortgpt.Greedy(), {"no_repeat_ngram_size": 3}),
@@ -42,7 +42,8 @@ RECIPES: dict[str, tuple[Strategy, dict[str, float]]] = {
 def main(bundle: str, prompt: str) -> None:
     with ortgpt.load(bundle) as model:
         for name, (strategy, options) in RECIPES.items():
-            result = model.generate(prompt, strategy, max_new_tokens=MAX_NEW_TOKENS, seed=7, **options)
+            fields: OptionFields = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 7, **options}
+            result = model.generate(prompt, strategy, **fields)
             speed = result.timings.tokens_per_second
             print(f"--- {name}  ({speed:.0f} tokens/s)\n{prompt}{result.text}\n")
 

@@ -78,7 +78,7 @@ def test_the_makefile_targets_are_all_told() -> None:
         assert f"`make {target}`" in read("CONTRIBUTING.md")
 
 
-@pytest.mark.parametrize("owner", [ortgpt.Options, ortgpt.Sampling])
+@pytest.mark.parametrize("owner", [ortgpt.Options, ortgpt.Sampling, ortgpt.BeamSearch])
 def test_every_field_has_a_row_with_its_default(owner) -> None:
     table = rows(read("docs/decoding.md"))
     for entry in dataclasses.fields(owner):
