@@ -20,7 +20,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from ortgpt.cli import main
 from ortgpt.cli.app import add_commands, app
-from ortgpt.results import Choice, Result, Score, Timings, TokenLogprob
+from ortgpt.results import Result, ResultChoice, Score, Timings, TokenLogprob
 
 HEAD = """# The command line
 
@@ -106,7 +106,7 @@ def _table(rows: list[Row]) -> str:
 def _json() -> Iterator[str]:
     """The documents of --json, from the dataclasses that they are made of."""
     yield "## JSON\n\n`generate --json`, a document for each prompt, on a line of its own:\n"
-    choice, timings = _keys(Choice, ", "), _keys(Timings, ", ")
+    choice, timings = _keys(ResultChoice, ", "), _keys(Timings, ", ")
     result = _keys(Result, ",\n ")
     result = result.replace('"choices"', f'"choices": [{{{choice}}}]').replace(
         '"timings"', f'"timings": {{{timings}}}'

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ortgpt.constraint_specs import Forbidden, Keywords
     from ortgpt.errors import (
         BundleError,
         BundleIntegrityError,
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
         ProviderError,
     )
     from ortgpt.generator import Model, load
+    from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
     from ortgpt.options import Options
-    from ortgpt.results import Choice, Event, Result, Score, Timings, TokenLogprob
+    from ortgpt.results import Event, Result, ResultChoice, Score, Timings, TokenLogprob
     from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling
     from ortgpt.streams import Stream
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ortgpt.constraint_specs": ("Forbidden", "Keywords"),
     "ortgpt.errors": (
         "BundleError",
         "BundleIntegrityError",
@@ -49,8 +52,9 @@ _HOMES = {
         "ProviderError",
     ),
     "ortgpt.generator": ("Model", "load"),
+    "ortgpt.grammar_specs": ("Choice", "Grammar", "JSONSchema", "Regex"),
     "ortgpt.options": ("Options",),
-    "ortgpt.results": ("Choice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
+    "ortgpt.results": ("ResultChoice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
     "ortgpt.strategies": ("BeamSearch", "ContrastiveSearch", "Greedy", "Sampling"),
     "ortgpt.streams": ("Stream",),
 }
@@ -66,7 +70,11 @@ __all__ = [
     "ContextLengthError",
     "ContrastiveSearch",
     "Event",
+    "Forbidden",
+    "Grammar",
     "Greedy",
+    "JSONSchema",
+    "Keywords",
     "MissingExtraError",
     "Model",
     "NonFiniteLogitsError",
@@ -74,7 +82,9 @@ __all__ = [
     "Options",
     "OrtgptError",
     "ProviderError",
+    "Regex",
     "Result",
+    "ResultChoice",
     "Sampling",
     "Score",
     "Stream",

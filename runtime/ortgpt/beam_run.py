@@ -10,7 +10,7 @@ from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.logits.pipeline import Pipeline, make_warpers
 from ortgpt.manifest import Architecture
-from ortgpt.results import Choice, Event, FinishReason
+from ortgpt.results import Event, FinishReason, ResultChoice
 from ortgpt.run import Request, Run, make_rng
 from ortgpt.search.beam import Beam, Beams, Search, beam_steps
 from ortgpt.search.diverse import DiverseBeams
@@ -46,7 +46,7 @@ class BeamRun(Run):
         finally:
             steps.close()
 
-    def choices(self, index: int) -> list[Choice]:
+    def choices(self, index: int) -> list[ResultChoice]:
         """The best hypotheses; the best running beams of a search that was cancelled."""
         search = self._searches[index]
         found = [(one.text, one.score) for one in search.finished]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Floats, Tokenizer
 from ortgpt.numerics import log_softmax
-from ortgpt.results import Choice, Event, FinishReason, TokenLogprob
+from ortgpt.results import Event, FinishReason, ResultChoice, TokenLogprob
 from ortgpt.text.detokenizer import Detokenizer
 from ortgpt.text.stop import StopMatcher
 
@@ -87,7 +87,7 @@ class ChoiceState:
         self.text += text
         return Event(self.index, text, (), None, reason)
 
-    def choice(self, *, index: int | None = None, score: float | None = None) -> Choice:
+    def choice(self, *, index: int | None = None, score: float | None = None) -> ResultChoice:
         """The sequence as it stands; "cancelled" if it has not ended.
 
         index and score replace its own: a beam gets both only when the search has ended.
@@ -95,7 +95,7 @@ class ChoiceState:
         if self.finish_reason is None:
             self.end("cancelled")
         assert self.finish_reason is not None
-        return Choice(
+        return ResultChoice(
             index=self.index if index is None else index,
             text=self.text,
             token_ids=tuple(self.token_ids),

@@ -20,7 +20,8 @@ from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Manifest
-from ortgpt.options import MAX_SEED, OptionFields, Options, make_options
+from ortgpt.option_checks import MAX_SEED
+from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
 from ortgpt.results import Result, Score
 from ortgpt.run import Request

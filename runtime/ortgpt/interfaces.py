@@ -27,6 +27,30 @@ class Processor(Protocol):
     def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats: ...
 
 
+class Constraint(Protocol):
+    """A demand on one sequence's text, bound to its prompt and budget.
+
+    Pure: everything follows from the generated ids, int64 (length,), the output without its prompt.
+    So a constraint holds for whatever row a sequence is in, in any order, and when tokens are taken back.
+    """
+
+    def apply(self, generated: Ids, scores: Floats, /) -> Floats:
+        """Scores float32 (vocab,) of the next token, -inf where it would break the demand."""
+        ...
+
+    def end_from(self, generated: Ids, /) -> int | None:
+        """From which character of the output's text on a stop may cut it; None: it may not end yet."""
+        ...
+
+    def is_complete(self, generated: Ids, /) -> bool:
+        """Whether nothing may follow: the text is to end now."""
+        ...
+
+    def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
+        """Whether these ids may come next, one after the other."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to ids and ids to bytes."""
 
@@ -62,10 +86,18 @@ class Outputs(NamedTuple):
 
     logits  float32 (rows, outputs, vocab), raw
     hidden  float32 (rows, width, n_embd) after the last layer norm, or None when not asked for
+    guided  float32 (rows, outputs, vocab): what the processors are to see in place of the logits,
+            where the decoder applies guidance; else None
     """
 
     logits: Floats
     hidden: Floats | None
+    guided: Floats | None = None
+
+    @property
+    def scores(self) -> Floats:
+        """(rows, outputs, vocab): what the processors see."""
+        return self.logits if self.guided is None else self.guided
 
 
 class Decoder(Protocol):
@@ -130,6 +162,14 @@ class Decoder(Protocol):
         ...
 
 
+class DraftModel(Protocol):
+    """A loaded model as far as speculative decoding needs to know it."""
+
+    tokenizer: Tokenizer
+
+    def decoder(self, rows: int = 1) -> Decoder: ...
+
+
 class TextState(Protocol):
     """A sequence's way from ids to text, as far as a search needs to know it.
 
@@ -148,7 +188,8 @@ class TextState(Protocol):
 class Step:
     """One token for every running row, as every strategy yields it.
 
-    token_ids    int64 (rows,); -1 in a row that failed
+    token_ids    int64 (rows,); -1 in a row that failed, or that gets none in this step because others
+                 had more of their guessed tokens accepted
     source_rows  int64 (rows,): which of the previous rows each row continues
     logprobs     float64 (rows,): the tokens' raw log-probabilities
     logits       float32 (rows, vocab), raw; valid until the generator is resumed

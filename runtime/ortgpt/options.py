@@ -12,18 +12,31 @@ from ortgpt.checks import (
     check_int,
     check_needed,
     check_sequence,
-    check_text,
     check_token_ids,
     shown,
 )
+from ortgpt.constraint_specs import ConstraintSpec
 from ortgpt.errors import OptionError
+from ortgpt.option_checks import (
+    bias_name,
+    check_bad_words,
+    check_bool,
+    check_breakers,
+    check_constraints,
+    check_logit_bias,
+    check_negative_prompt,
+    check_processors,
+    check_seed,
+    check_sequence_bias,
+    check_stop_strings,
+)
 
 if TYPE_CHECKING:  # the command line reads options without loading numpy
-    from ortgpt.interfaces import Processor
+    from ortgpt.interfaces import DraftModel, Processor
 
 MAX_NEW_TOKENS = 2**31 - 1
-MAX_SEED = 2**63 - 1
 DRY_BASE, DRY_ALLOWED_LENGTH, DRY_SEQUENCE_BREAKERS = 1.75, 2, ("\n", ":", '"', "*")
+MAX_DRAFT_TOKENS = 64
 MAX_SEQUENCES = 128  # of one prompt: bounds the cache that one call can ask for
 
 
@@ -36,7 +49,11 @@ class OptionFields(TypedDict, total=False):
     stop_token_ids: Sequence[int] | None
     seed: int | Sequence[int] | None
     n: int
+    best_of: int | None
     echo: bool
+    token_healing: bool
+    guidance_scale: float
+    negative_prompt: str | Sequence[int] | None
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
@@ -53,7 +70,11 @@ class OptionFields(TypedDict, total=False):
     begin_suppress_tokens: Sequence[int]
     sequence_bias: Mapping[str | tuple[int, ...], float]
     logit_bias: Mapping[int, float]
+    constraints: Sequence[ConstraintSpec]
     processors: Sequence[Processor]
+    prompt_lookup: bool
+    draft: DraftModel | None
+    num_draft_tokens: int | None
     logprobs: int | None
     max_time: float | None
 
@@ -69,7 +90,14 @@ class Options:
     seed                  0 to 2**63 - 1; sequence j draws from (seed, j). None: drawn and reported.
                           A batch takes one s (prompt i draws from s + i) or a list
     n                     sequences per prompt, sharing one prefill
+    best_of               draw so many sequences per prompt and return the n with the best mean raw
+                          log-probability; None: n
     echo                  the text begins with the prompt
+    token_healing         choose the prompt's last token anew, among those that begin with its text, so that
+                          a prompt may end inside a word
+    guidance_scale        classifier-free guidance: scores move away from those after the negative prompt,
+                          by this factor; 1 is off (Sanchez 2023)
+    negative_prompt       what to move away from; None: the prompt's last token alone
     repetition_penalty    over prompt + output (Keskar 2019); 1 is off
     presence_penalty      subtracted once from every generated id; 0 is off
     frequency_penalty     subtracted per occurrence of a generated id; 0 is off
@@ -90,7 +118,14 @@ class Options:
     sequence_bias         {text (both with and without a leading space) or ids: score added to the last id
                           where the ids before it have come, in prompt + output}; -inf excludes it
     logit_bias            {token id: added score}; -inf excludes the token
+    constraints           what the text must hold, avoid or look like: Keywords, Forbidden, JSONSchema,
+                          Regex, Grammar, ResultChoice
     processors            your own: (token_ids, logits) -> logits, after the built-in ones
+    prompt_lookup         guess tokens from what the text repeats and check them in one pass (greedy and
+                          sampling; the result is the same)
+    draft                 a loaded smaller model with the same tokenizer that guesses tokens, checked in one
+                          pass (greedy and sampling; the result is the same; Leviathan 2023)
+    num_draft_tokens      at most so many guesses per pass; None: 8
     logprobs              report log-probabilities, with this many alternatives
     max_time              seconds; then the text ends with "length" and stop_reason "max_time"
 
@@ -103,7 +138,11 @@ class Options:
     stop_token_ids: Sequence[int] | None = None
     seed: int | Sequence[int] | None = None
     n: int = 1
+    best_of: int | None = None
     echo: bool = False
+    token_healing: bool = False
+    guidance_scale: float = 1.0
+    negative_prompt: str | Sequence[int] | None = None
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -120,17 +159,25 @@ class Options:
     begin_suppress_tokens: Sequence[int] = ()
     sequence_bias: Mapping[str | tuple[int, ...], float] = field(default_factory=dict)
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    constraints: Sequence[ConstraintSpec] = ()
     processors: Sequence[Processor] = ()
+    prompt_lookup: bool = False
+    draft: DraftModel | None = None
+    num_draft_tokens: int | None = None
     logprobs: int | None = None
     max_time: float | None = None
 
     def __post_init__(self) -> None:
         check_int("max_new_tokens", self.max_new_tokens, 0, MAX_NEW_TOKENS)
         check_int("min_new_tokens", self.min_new_tokens, 0, MAX_NEW_TOKENS)
-        self._store("seed", _seed(self.seed))
+        self._store("seed", check_seed(self.seed))
         check_int("n", self.n, 1, MAX_SEQUENCES)
-        if not isinstance(self.echo, bool):
-            raise OptionError("echo", f"must be True or False, got {shown(self.echo)}")
+        if self.best_of is not None:
+            check_int("best_of", self.best_of, self.n, MAX_SEQUENCES)
+        for name in ("echo", "token_healing", "prompt_lookup"):
+            check_bool(name, getattr(self, name))
+        self._check_guidance()
+        self._check_drafts()
         check_float("repetition_penalty", self.repetition_penalty, 0.0, above=True)
         check_float("presence_penalty", self.presence_penalty)
         check_float("frequency_penalty", self.frequency_penalty)
@@ -139,16 +186,39 @@ class Options:
             check_int("logprobs", self.logprobs, 0)
         if self.max_time is not None:
             check_float("max_time", self.max_time, 0.0)
-        self._store("stop", _stop_strings(self.stop))
+        self._store("stop", check_stop_strings(self.stop))
         if self.stop_token_ids is not None:
             self._store("stop_token_ids", check_token_ids("stop_token_ids", self.stop_token_ids))
         self._check_dry()
-        self._store("bad_words", _bad_words(self.bad_words))
+        self._store("bad_words", check_bad_words(self.bad_words))
         self._store("exponential_decay_length_penalty", self._length_decay())
         self._check_forced_and_suppressed()
-        self._store("sequence_bias", _sequence_bias(self.sequence_bias))
-        self._store("logit_bias", _logit_bias(self.logit_bias))
-        self._store("processors", _processors(self.processors))
+        self._store("sequence_bias", check_sequence_bias(self.sequence_bias))
+        self._store("logit_bias", check_logit_bias(self.logit_bias))
+        self._store("constraints", check_constraints(self.constraints))
+        self._store("processors", check_processors(self.processors))
+
+    def _check_guidance(self) -> None:
+        check_float("guidance_scale", self.guidance_scale, 0.0)
+        if self.negative_prompt is not None:
+            self._store("negative_prompt", check_negative_prompt(self.negative_prompt))
+            if self.guidance_scale == 1:
+                raise OptionError("negative_prompt", "has no effect without guidance_scale")
+
+    def _check_drafts(self) -> None:
+        if self.draft is not None and not hasattr(self.draft, "decoder"):
+            raise OptionError("draft", f"must be a loaded model, got {shown(self.draft)}")
+        if self.draft is not None and self.prompt_lookup:
+            raise OptionError("draft", "does not go with prompt_lookup: choose one")
+        if self.num_draft_tokens is not None:
+            check_int("num_draft_tokens", self.num_draft_tokens, 1, MAX_DRAFT_TOKENS)
+            if not self.is_drafted:
+                raise OptionError("num_draft_tokens", "has no effect without prompt_lookup or draft")
+
+    @property
+    def is_drafted(self) -> bool:
+        """Whether tokens are guessed and then checked."""
+        return self.prompt_lookup or self.draft is not None
 
     def _check_dry(self) -> None:
         check_float("dry_multiplier", self.dry_multiplier, 0.0)
@@ -157,7 +227,7 @@ class Options:
         if self.dry_allowed_length is not None:
             check_int("dry_allowed_length", self.dry_allowed_length, 0)
         if self.dry_sequence_breakers is not None:
-            self._store("dry_sequence_breakers", _breakers(self.dry_sequence_breakers))
+            self._store("dry_sequence_breakers", check_breakers(self.dry_sequence_breakers))
         for name in ("dry_base", "dry_allowed_length", "dry_sequence_breakers"):
             check_needed(self, name, "dry_multiplier")
 
@@ -197,9 +267,11 @@ class Options:
                 check_int(name, getattr(self, name), 0, vocab_size - 1)
         for key in self.sequence_bias:
             if not isinstance(key, str):
-                check_token_ids(_bias_name(key), key, vocab_size)
+                check_token_ids(bias_name(key), key, vocab_size)
         for token_id in self.logit_bias:
             check_int("logit_bias", token_id, 0, vocab_size - 1)
+        if isinstance(self.negative_prompt, tuple):
+            check_token_ids("negative_prompt", self.negative_prompt, vocab_size)
         if self.logprobs is not None:
             check_int("logprobs", self.logprobs, 0, vocab_size)
 
@@ -211,79 +283,3 @@ def make_options(fields: OptionFields) -> Options:
         if name not in known:
             raise OptionError(name, "is not an option; the options are " + ", ".join(sorted(known)))
     return Options(**fields)
-
-
-def _seed(value: object) -> int | tuple[int, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(check_int(f"seed[{i}]", item, 0, MAX_SEED) for i, item in enumerate(value))
-    return check_int("seed", value, 0, MAX_SEED)
-
-
-def _stop_strings(value: object) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else check_sequence("stop", value)
-    for index, stop in enumerate(stops):
-        if not check_text(f"stop[{index}]", stop):
-            raise OptionError(f"stop[{index}]", "is empty: it would end every text at once")
-    return stops
-
-
-def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...]:
-    words: list[str | tuple[int, ...]] = []
-    for index, word in enumerate(check_sequence("bad_words", value)):
-        name = f"bad_words[{index}]"
-        checked = check_text(name, word) if isinstance(word, str) else check_token_ids(name, word)
-        if not checked:
-            raise OptionError(name, "is empty")
-        words.append(checked)
-    return tuple(words)
-
-
-def _breakers(value: object) -> tuple[str, ...]:
-    breakers = check_sequence("dry_sequence_breakers", value)
-    for index, breaker in enumerate(breakers):
-        name = f"dry_sequence_breakers[{index}]"
-        if not check_text(name, breaker):
-            raise OptionError(name, "is empty")
-    return breakers
-
-
-def _sequence_bias(value: object) -> Mapping[str | tuple[int, ...], float]:
-    if not isinstance(value, Mapping):
-        raise OptionError("sequence_bias", f"must map texts or ids to numbers, got {shown(value)}")
-    checked: dict[str | tuple[int, ...], float] = {}
-    for key, bias in value.items():
-        name = _bias_name(key)
-        sequence = check_text(name, key) if isinstance(key, str) else check_token_ids(name, key)
-        if not sequence:
-            raise OptionError(name, "is empty")
-        checked[sequence] = _bias(name, bias)
-    return checked
-
-
-def _bias_name(key: object) -> str:
-    return f"sequence_bias[{shown(key)}]"
-
-
-def _logit_bias(value: object) -> Mapping[int, float]:
-    if not isinstance(value, Mapping):
-        raise OptionError("logit_bias", f"must map token ids to numbers, got {shown(value)}")
-    checked: dict[int, float] = {}
-    for key, bias in value.items():
-        token_id = check_int("logit_bias", key, 0)
-        checked[token_id] = _bias(f"logit_bias[{token_id}]", bias)
-    return checked
-
-
-def _bias(name: str, value: object) -> float:
-    """A finite number, or -inf."""
-    return value if isinstance(value, float) and value == -float("inf") else check_float(name, value)
-
-
-def _processors(value: object) -> tuple[Processor, ...]:
-    processors = check_sequence("processors", value)
-    for index, processor in enumerate(processors):
-        if not callable(processor):
-            raise OptionError(f"processors[{index}]", f"must be callable, got {shown(processor)}")
-    return processors

@@ -19,7 +19,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ResultChoice:
     """One generated continuation.
 
     text         without the prompt (unless echo) and without special tokens
@@ -58,7 +58,7 @@ class Result:
     prompt: str | None  # None when the prompt was given as ids
     prompt_token_ids: tuple[int, ...]
     seed: int
-    choices: tuple[Choice, ...]
+    choices: tuple[ResultChoice, ...]
     timings: Timings
 
     @property

@@ -13,7 +13,7 @@ from ortgpt.logits.drawing import draw
 from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.manifest import Architecture
-from ortgpt.results import Choice, Event
+from ortgpt.results import Event, ResultChoice
 from ortgpt.run import Request, Run, make_rng
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
 from ortgpt.search.history import History
@@ -36,7 +36,7 @@ class RowRun(Run):
             for prompt in request.prompts
         ]
 
-    def choices(self, index: int) -> list[Choice]:
+    def choices(self, index: int) -> list[ResultChoice]:
         return [choice.choice() for choice in self._choices[index]]
 
     def error(self, index: int) -> OrtgptError | None:

@@ -17,7 +17,7 @@ from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt
-from ortgpt.results import Choice, Event
+from ortgpt.results import Event, ResultChoice
 from ortgpt.strategies import Strategy
 
 
@@ -58,7 +58,7 @@ class Run(ABC):
         """(prompt index, event), as the tokens come."""
 
     @abstractmethod
-    def choices(self, index: int) -> list[Choice]:
+    def choices(self, index: int) -> list[ResultChoice]:
         """What has become of a prompt, best first."""
 
     @abstractmethod

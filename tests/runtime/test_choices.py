@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ortgpt.choices import ChoiceState, Limits
-from ortgpt.results import Choice, Event
+from ortgpt.results import Event, ResultChoice
 from ortgpt.testing import ByteTokenizer
 
 LOGITS = np.zeros(257, np.float32)
@@ -20,7 +20,7 @@ def feed(
     stop_ids: tuple[int, ...] = (256,),
     stop: tuple[str, ...] = (),
     prefix: str = "",
-) -> tuple[list[Event], Choice]:
+) -> tuple[list[Event], ResultChoice]:
     """Feed ids until the choice ends; returns the events and what came of it."""
     limits = Limits(max_tokens, min_tokens, frozenset(stop_ids), stop)
     state = ChoiceState(0, ByteTokenizer(), limits, prefix=prefix)

@@ -10,7 +10,8 @@ import pytest
 
 from ortgpt.errors import OptionError
 from ortgpt.interfaces import Floats, Ids
-from ortgpt.options import MAX_NEW_TOKENS, MAX_SEED, MAX_SEQUENCES, Options, make_options
+from ortgpt.option_checks import MAX_SEED
+from ortgpt.options import MAX_NEW_TOKENS, MAX_SEQUENCES, Options, make_options
 
 INF, NAN = float("inf"), float("nan")
 COUNT = [-1, 1.5, True, None, "5", NAN]

@@ -1,0 +1,1 @@
+"""What a text must hold, avoid or look like: demands on one sequence, as pure functions of its ids."""
