@@ -13,7 +13,7 @@ from ortgpt.checks import check_float, check_sequence, check_text
 from ortgpt.errors import OptionError
 from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 
-MAX_WORDS = 256
+MAX_WORDS = 64
 MAX_WORD_LENGTH = 1000  # characters
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from ortgpt.beam_run import BeamRun
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Architecture
@@ -18,10 +19,16 @@ class Generation:
     """Runs a request once: iterate `events`, then ask for `results`."""
 
     def __init__(
-        self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture, load_s: float
+        self,
+        request: Request,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        shape: Architecture,
+        load_s: float,
+        binder: ConstraintBinder | None = None,
     ) -> None:
         self._request, self._load_s = request, load_s
-        self._run = make_run(request, decoder, tokenizer, shape)
+        self._run = make_run(request, decoder, tokenizer, shape, binder)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
         """(prompt index, event), as the tokens come. Closing it ends the run and frees the cache.
@@ -60,7 +67,13 @@ class Generation:
         return Result(prompt.text, prompt.token_ids, self._request.seeds[index], choices, timings)
 
 
-def make_run(request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> Run:
+def make_run(
+    request: Request,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    shape: Architecture,
+    binder: ConstraintBinder | None = None,
+) -> Run:
     """The kind of run that the strategy needs.
 
     A single beam is greedy or sampled decoding, as in transformers; without a token to generate the
@@ -68,5 +81,5 @@ def make_run(request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Ar
     """
     strategy = request.strategy
     if isinstance(strategy, BeamSearch) and strategy.num_beams > 1 and request.options.max_new_tokens > 0:
-        return BeamRun(request, decoder, tokenizer, shape)
-    return RowRun(request, decoder, tokenizer, shape)
+        return BeamRun(request, decoder, tokenizer, shape, binder)
+    return RowRun(request, decoder, tokenizer, shape, binder)

@@ -14,6 +14,7 @@ import numpy as np
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
 from ortgpt.generation import Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
@@ -88,6 +89,7 @@ class Model:
         self.path: Path = bundle.directory
         self.manifest: Manifest = bundle.manifest
         self.tokenizer: Tokenizer = tokenizer
+        self._binder = ConstraintBinder(tokenizer, bundle.manifest.architecture.vocab_size)
 
     @property
     def provider(self) -> str:
@@ -224,7 +226,8 @@ class Model:
 
     def _generation(self, request: Request) -> Generation:
         decoder = self.decoder(rows=len(request.prompts))
-        return Generation(request, decoder, self.tokenizer, self.manifest.architecture, self.load_s)
+        shape = self.manifest.architecture
+        return Generation(request, decoder, self.tokenizer, shape, self.load_s, self._binder)
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:

@@ -179,6 +179,11 @@ class TextState(Protocol):
     token_ids: list[int]
     finish_reason: FinishReason | None  # None until a stop id, a stop string or a limit ends it
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the text, as it stands, holds to its constraints."""
+        ...
+
     def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> object: ...
 
     def copy(self) -> Self: ...

@@ -21,22 +21,26 @@ class StopMatcher:
         self._stops = tuple(_Stop(text) for text in stops)
         self._first_chars = frozenset(text[0] for text in stops)
         self._progress = [0] * len(self._stops)  # how much of each stop the text ends with
+        self._length = 0  # characters of the text so far
         self.matched: str | None = None
 
-    def feed(self, text: str, armed: bool = True) -> str:
+    def feed(self, text: str, armed_from: int | None = 0) -> str:
         """Add text; returns what is now safe to show.
 
-        While not `armed` a stop completes without effect; what has begun by then can still complete
-        later.
+        A stop that begins before the character `armed_from` completes without effect, with None every
+        one does; what has begun by then can still complete later.
         """
         if self.matched is not None:
             return ""
         stop, held = self._held()
+        before = self._length
+        self._length += len(text)
         if not held and self._first_chars.isdisjoint(text):
             return text
         for position, char in enumerate(text, start=1):
-            completed = self._advance(char)
-            if completed is not None and armed:
+            longest = None if armed_from is None else before + position - armed_from
+            completed = self._advance(char, longest)
+            if completed is not None:
                 self.matched = completed
                 return _beginning(stop, held, text, held + position - len(completed))
         return _beginning(stop, held, text, held + len(text) - self._held()[1])
@@ -53,7 +57,7 @@ class StopMatcher:
         """An independent one in the same state."""
         twin = StopMatcher(())
         twin._stops, twin._first_chars = self._stops, self._first_chars
-        twin._progress = self._progress.copy()
+        twin._progress, twin._length = self._progress.copy(), self._length
         twin.matched = self.matched
         return twin
 
@@ -62,13 +66,14 @@ class StopMatcher:
         held = max(self._progress, default=0)
         return (self._stops[self._progress.index(held)].text, held) if held else ("", 0)
 
-    def _advance(self, char: str) -> str | None:
-        """Add one character to every stop; the first one that it completes, if any."""
+    def _advance(self, char: str, longest: int | None) -> str | None:
+        """Add one character to every stop; the first one that it completes, none longer than `longest`."""
         completed = None
         for index, stop in enumerate(self._stops):
             progress = stop.advance(self._progress[index], char)
             if progress == len(stop.text):
-                completed = stop.text if completed is None else completed
+                if completed is None and longest is not None and progress <= longest:
+                    completed = stop.text
                 progress = stop.border(progress)
             self._progress[index] = progress
         return completed
