@@ -72,7 +72,7 @@ class ChoiceState:
     @property
     def is_met(self) -> bool:
         """Whether the text, as it stands, holds to its constraints."""
-        return self._constraint is None or self._constraint.end_from(self._ids()) is not None
+        return self._constraint is None or self._constraint.may_end(self._ids())
 
     def copy(self) -> ChoiceState:
         """An independent one in the same state, for another continuation of the same sequence."""
@@ -127,7 +127,7 @@ class ChoiceState:
         if token_id in limits.stop_token_ids:
             self._finish("stop", token_id)
             return self._flush()  # without the text of the stop token
-        text = self._matcher.feed(self._detokenizer.feed(token_id), self._stop_from())
+        text = self._matcher.feed(self._detokenizer.feed(token_id), self._may_cut)
         if self._matcher.matched is not None:
             self._finish("stop", self._matcher.matched)
         elif self._constraint is not None and self._constraint.is_complete(self._ids()):
@@ -142,11 +142,11 @@ class ChoiceState:
                 logger.warning("max_time has ended a text before it held to its constraints")
         return text
 
-    def _stop_from(self) -> int | None:
-        """From which character of the text on a stop string counts; None: not at all."""
-        if not self._limits.stop or len(self.token_ids) < self._limits.min_tokens:
-            return None
-        return 0 if self._constraint is None else self._constraint.end_from(self._ids())
+    def _may_cut(self, place: int) -> bool:
+        """Whether a stop string that begins at this character of the output counts."""
+        if len(self.token_ids) < self._limits.min_tokens:
+            return False
+        return self._constraint is None or self._constraint.may_end(self._ids(), place)
 
     def _end_complete(self) -> str:
         """End a text that nothing may follow; returns what was held back."""
@@ -164,7 +164,7 @@ class ChoiceState:
 
     def _flush(self) -> str:
         """What was held back: half a character, or the beginning of a stop string that never came."""
-        text = self._matcher.feed(self._detokenizer.flush(), None)
+        text = self._matcher.feed(self._detokenizer.flush(), lambda place: False)
         return text + self._matcher.flush()
 
     def _finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:

@@ -76,6 +76,8 @@ def _checked_words(option: str, value: object) -> tuple[str, ...]:
         stripped = check_text(name, word).strip()
         if not stripped:
             raise OptionError(name, "is empty")
+        if "\ufffd" in stripped:
+            raise OptionError(name, "holds U+FFFD, which stands for what is no text")
         if len(stripped) > MAX_WORD_LENGTH:
             raise OptionError(name, f"has {len(stripped)} characters, more than {MAX_WORD_LENGTH}")
         checked[stripped] = None

@@ -103,12 +103,14 @@ class Run(ABC):
         options = self.request.options
         if not options.constraints:
             return None
-        excluded = dict.fromkeys(
-            [word for word in self._bad_word_ids if word not in {(stop,) for stop in self.stop_token_ids}]
-            + [(token_id,) for token_id in options.suppress_tokens]
-            + [(token_id,) for token_id, bias in options.logit_bias.items() if bias == -math.inf]
-            + [ids for ids, bias in self._sequence_biases.items() if bias == -math.inf]
-        )
+        alone = {
+            *self.stop_token_ids,  # inside a keyword one would end the text
+            *options.suppress_tokens,
+            *(token_id for token_id, bias in options.logit_bias.items() if bias == -math.inf),
+        }
+        excluded: set[tuple[int, ...]] = {(token_id,) for token_id in alone}
+        excluded.update(self._bad_word_ids)
+        excluded.update(ids for ids, bias in self._sequence_biases.items() if bias == -math.inf)
         sequel = Sequel(
             prompt_ids=prompt.token_ids,
             before=self.tokenizer.decode(prompt.token_ids[-MAX_WORD_LENGTH:]),

@@ -61,8 +61,11 @@ class ConstraintBinder:
         others: list[Constraint] = []
         forbidden = self._forbidden_words(specs)
         if forbidden:
-            before = sequel.before + sequel.healed_text
-            others.append(ForbiddenWords(forbidden, self.vocabulary, before=before))
+            others.append(
+                ForbiddenWords(
+                    forbidden, self.vocabulary, before=sequel.before, healed_text=sequel.healed_text
+                )
+            )
         keywords = self._keywords(specs, sequel, forbidden)
         return AllOf(others, self._task(keywords, others, sequel) if keywords else None)
 

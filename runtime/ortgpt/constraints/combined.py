@@ -25,14 +25,8 @@ class AllOf:
             scores = member.apply(generated, scores)
         return scores
 
-    def end_from(self, generated: Ids, /) -> int | None:
-        latest = 0
-        for member in self._members:
-            first = member.end_from(generated)
-            if first is None:
-                return None
-            latest = max(latest, first)
-        return latest
+    def may_end(self, generated: Ids, place: int | None = None, /) -> bool:
+        return all(member.may_end(generated, place) for member in self._members)
 
     def is_complete(self, generated: Ids, /) -> bool:
         return any(member.is_complete(generated) for member in self._members)

@@ -62,7 +62,11 @@ def make_keyword(
         raise OptionError(option, f"can't be written with this tokenizer: {word!r}")
     allowed = tuple(form for form in forms.values() if not _holds_any(form.token_ids, excluded))
     if not any(form.is_spaced for form in allowed):
-        raise OptionError(option, f"{word!r} is excluded by bad_words, suppress_tokens or a bias")
+        raise OptionError(
+            option,
+            f"can't be written without ids that bad_words, suppress_tokens, stop_token_ids or a bias "
+            f"exclude: {word!r}",
+        )
     return Keyword(fold_case(word), allowed, boost, is_needed)
 
 

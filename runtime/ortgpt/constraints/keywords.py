@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from itertools import chain, islice, permutations
 
 import numpy as np
 
 from ortgpt.constraints.fold import Fold
-from ortgpt.constraints.keyword_forms import Keyword
+from ortgpt.constraints.keyword_forms import Form, Keyword
 from ortgpt.constraints.keyword_state import KeywordReader, KeywordState
 from ortgpt.constraints.text_tail import find_word
 from ortgpt.constraints.vocabulary import Vocabulary
@@ -16,7 +17,8 @@ from ortgpt.interfaces import Floats, Ids
 
 STATES = 2048
 FORM_RESERVE = 16  # tokens that a grammar gets to close what is open
-LOOKED_AT = 8  # of the tokens that a grammar leaves: which of them still let the keywords in
+LOOKED_AT = 8  # of the best tokens: which of them leave a way open
+MAX_ORDERS = 24
 
 Fits = Callable[[Ids, Sequence[int]], bool]
 
@@ -106,12 +108,12 @@ class KeywordTask:
             return self._placed(state, generated, result, is_free=is_free)
         return result if is_free else self._forced(state, generated, result, room)
 
-    def end_from(self, generated: Ids, /) -> int | None:
+    def may_end(self, generated: Ids, place: int | None = None, /) -> bool:
         state = self._state(generated)
         open_ones = self._needed - state.met
         if open_ones - state.ending:
-            return None
-        return state.tail.length if open_ones else state.met_end
+            return False
+        return place is None or place >= (state.tail.length if open_ones else state.met_end)
 
     def is_complete(self, generated: Ids, /) -> bool:
         return False
@@ -170,17 +172,47 @@ class KeywordTask:
                     yield rest, len(rest) + self._cost(beside | broken)
 
     def _forced(self, state: KeywordState, generated: Ids, scores: Floats, room: int) -> Floats:
-        """Only the ways that the room allows; where other rules leave none, what still leaves one."""
+        """Only the ways that the room allows; where other rules bar them all, a token that opens one."""
         ways = {
-            rest[0] for rest, total in self._ways(state) if total <= room and self._others(generated, rest)
+            rest[0]
+            for rest, total in self._ways(state)
+            if total <= room
+            and self._others(generated, rest)
+            and self._leads_on(state, generated, rest, room)
         }
-        if not ways:
-            if room - 1 >= self._cost(self._needed - state.met):
-                return scores
+        if ways:
+            return _only(scores, ways)
+        if room - 1 < self._cost(self._needed - state.met):
             raise ConstraintError(
                 f"no way is left to write the keywords at step {len(generated)}: {self._named(state)}"
             )
-        return _only(scores, ways)
+        spaced = [form.token_ids for i in self._needed - state.met for form in self._spaced(i)]
+        openings = self._still_open(generated, scores, spaced)
+        return _only(scores, openings) if openings else scores
+
+    def _leads_on(self, state: KeywordState, generated: Ids, rest: tuple[int, ...], room: int) -> bool:
+        """Whether the other rules let the remaining keywords follow this one without a token between."""
+        after = self._state(np.array([*generated, *rest], np.int64))
+        missing = self._needed - after.met - after.ending
+        if len(rest) + self._cost(missing) < room:
+            return True  # there is room for one
+        shortest = [min((f.token_ids for f in self._spaced(i)), key=len) for i in missing]
+        orders = islice(permutations(shortest), MAX_ORDERS)
+        return any(self._others(generated, (*rest, *chain.from_iterable(order))) for order in orders)
+
+    def _spaced(self, index: int) -> list[Form]:
+        return [form for form in self._keywords[index].forms if form.is_spaced]
+
+    def _still_open(self, generated: Ids, scores: Floats, ways: Collection[tuple[int, ...]]) -> set[int]:
+        """Of the best tokens those behind which one of the ways is open to the other rules."""
+        count = min(LOOKED_AT, len(scores))
+        best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+        return {
+            int(token_id)
+            for token_id in best
+            if scores[token_id] > -np.inf
+            and any(self._others(generated, (int(token_id), *way)) for way in ways)
+        }
 
     def _kept(self, state: KeywordState, scores: Floats) -> Floats:
         """No token that goes on with a keyword at the text's end; a stop may come."""
@@ -197,16 +229,7 @@ class KeywordTask:
             return scores
         allowed = {rest[0] for rest in ways}
         if is_free:
-            likely = (
-                np.argpartition(scores, -LOOKED_AT)[-LOOKED_AT:]
-                if len(scores) > LOOKED_AT
-                else range(len(scores))
-            )
-            for token_id in map(int, likely):
-                if scores[token_id] > -np.inf and any(
-                    self._others(generated, (token_id, *rest)) for rest in ways
-                ):
-                    allowed.add(token_id)
+            allowed |= self._still_open(generated, scores, ways)
         return _only(scores, allowed)
 
     def _named(self, state: KeywordState) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+
+def may_cut_anywhere(place: int) -> bool:
+    return True
 
 
 class StopMatcher:
@@ -24,11 +28,11 @@ class StopMatcher:
         self._length = 0  # characters of the text so far
         self.matched: str | None = None
 
-    def feed(self, text: str, armed_from: int | None = 0) -> str:
+    def feed(self, text: str, may_cut: Callable[[int], bool] = may_cut_anywhere) -> str:
         """Add text; returns what is now safe to show.
 
-        A stop that begins before the character `armed_from` completes without effect, with None every
-        one does; what has begun by then can still complete later.
+        may_cut: whether a stop counts that begins at this character of the whole text; one that does
+        not completes without effect, and what has begun by then can still complete later.
         """
         if self.matched is not None:
             return ""
@@ -38,8 +42,7 @@ class StopMatcher:
         if not held and self._first_chars.isdisjoint(text):
             return text
         for position, char in enumerate(text, start=1):
-            longest = None if armed_from is None else before + position - armed_from
-            completed = self._advance(char, longest)
+            completed = self._advance(char, before + position, may_cut)
             if completed is not None:
                 self.matched = completed
                 return _beginning(stop, held, text, held + position - len(completed))
@@ -66,13 +69,16 @@ class StopMatcher:
         held = max(self._progress, default=0)
         return (self._stops[self._progress.index(held)].text, held) if held else ("", 0)
 
-    def _advance(self, char: str, longest: int | None) -> str | None:
-        """Add one character to every stop; the first one that it completes, none longer than `longest`."""
+    def _advance(self, char: str, length: int, may_cut: Callable[[int], bool]) -> str | None:
+        """Add one character to every stop; the first one that it completes and that may cut the text.
+
+        length: characters of the whole text with this one.
+        """
         completed = None
         for index, stop in enumerate(self._stops):
             progress = stop.advance(self._progress[index], char)
             if progress == len(stop.text):
-                if completed is None and longest is not None and progress <= longest:
+                if completed is None and may_cut(length - progress):
                     completed = stop.text
                 progress = stop.border(progress)
             self._progress[index] = progress
