@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from ortgpt.choices import ChoiceState
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.logits.pipeline import Pipeline, make_warpers
@@ -21,8 +22,15 @@ from ortgpt.strategies import BeamSearch
 class BeamRun(Run):
     """One search per prompt; its choices are the best hypotheses."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
-        super().__init__(request, decoder, tokenizer, shape)
+    def __init__(
+        self,
+        request: Request,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        shape: Architecture,
+        binder: ConstraintBinder | None = None,
+    ) -> None:
+        super().__init__(request, decoder, tokenizer, shape, binder)
         assert isinstance(request.strategy, BeamSearch)
         self._strategy = request.strategy
         self._searches = [self._make_search(index) for index in range(len(request.prompts))]
@@ -65,8 +73,11 @@ class BeamRun(Run):
     def _make_search(self, index: int) -> Search[ChoiceState]:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         max_tokens = self.max_tokens(prompt)
-        beam = Beam(0.0, History(prompt.token_ids), self.make_choice(prompt, 0, max_tokens))
-        process, rng = self.make_process(prompt, max_tokens), make_rng(seed, 0)
+        # Drawn beams keep their distribution, and a group is too small to be divided further.
+        uses_banks = not self._strategy.sample and self._strategy.num_beam_groups == 1
+        constraint = self.make_constraint(prompt, max_tokens, uses_banks=uses_banks)
+        beam = Beam(0.0, History(prompt.token_ids), self.make_choice(prompt, 0, max_tokens, constraint))
+        process, rng = self.make_process(prompt, max_tokens, constraint), make_rng(seed, 0)
         if self._strategy.num_beam_groups > 1:
             return DiverseBeams(
                 self._strategy,
@@ -84,6 +95,7 @@ class BeamRun(Run):
             num_stop_ids=len(self.stop_token_ids),
             max_tokens=max_tokens,
             rng=rng,
+            banks=constraint if uses_banks and constraint is not None and constraint.has_banks else None,
         )
 
     def _show(self, index: int) -> Iterator[Event]:

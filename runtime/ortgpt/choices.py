@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 
-from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Floats, Tokenizer
+import numpy as np
+from numpy.typing import NDArray
+
+from ortgpt.errors import ConstraintError, OrtgptError
+from ortgpt.interfaces import Constraint, Floats, Tokenizer
 from ortgpt.numerics import log_softmax
 from ortgpt.results import Event, FinishReason, ResultChoice, TokenLogprob
 from ortgpt.text.detokenizer import Detokenizer
 from ortgpt.text.stop import StopMatcher
+
+logger = logging.getLogger("ortgpt")
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,9 @@ class Limits:
 class ChoiceState:
     """Takes a sequence's tokens one by one and gives the text that may be shown.
 
-    prefix: text shown before the first token (echo). num_top: alternatives to report, None for no
-    log-probabilities at all.
+    prefix      text shown before the first token (echo)
+    num_top     alternatives to report, None for no log-probabilities at all
+    constraint  says when the text may end; the processors see to the rest
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class ChoiceState:
         *,
         prefix: str = "",
         num_top: int | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.index = index
         self.finish_reason: FinishReason | None = None
@@ -45,6 +53,7 @@ class ChoiceState:
         self.error: OrtgptError | None = None
         self.token_ids: list[int] = []
         self._tokenizer, self._limits, self._num_top = tokenizer, limits, num_top
+        self._constraint = constraint
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(limits.stop)
         self._unsent = prefix
@@ -59,6 +68,11 @@ class ChoiceState:
     @property
     def is_done(self) -> bool:
         return self.finish_reason is not None or self.error is not None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the text, as it stands, holds to its constraints."""
+        return self._constraint is None or self._constraint.may_end(self._ids())
 
     def copy(self) -> ChoiceState:
         """An independent one in the same state, for another continuation of the same sequence."""
@@ -113,21 +127,44 @@ class ChoiceState:
         if token_id in limits.stop_token_ids:
             self._finish("stop", token_id)
             return self._flush()  # without the text of the stop token
-        is_armed = len(self.token_ids) >= limits.min_tokens
-        text = self._matcher.feed(self._detokenizer.feed(token_id), armed=is_armed)
+        text = self._matcher.feed(self._detokenizer.feed(token_id), self._may_cut)
         if self._matcher.matched is not None:
             self._finish("stop", self._matcher.matched)
+        elif self._constraint is not None and self._constraint.is_complete(self._ids()):
+            text += self._end_complete()
         elif len(self.token_ids) >= limits.max_tokens:
             self._finish("length")
             text += self._flush()
         elif is_late:
             self._finish("length", "max_time")
             text += self._flush()
+            if not self.is_met:
+                logger.warning("max_time has ended a text before it held to its constraints")
         return text
+
+    def _may_cut(self, place: int) -> bool:
+        """Whether a stop string that begins at this character of the output counts."""
+        if len(self.token_ids) < self._limits.min_tokens:
+            return False
+        return self._constraint is None or self._constraint.may_end(self._ids(), place)
+
+    def _end_complete(self) -> str:
+        """End a text that nothing may follow; returns what was held back."""
+        if self.is_met:
+            self._finish("stop")
+        else:
+            step = len(self.token_ids)
+            self.error = ConstraintError(
+                f"the grammar has come to its end at step {step}, with keywords missing"
+            )
+        return self._flush()
+
+    def _ids(self) -> NDArray[np.int64]:
+        return np.array(self.token_ids, np.int64)
 
     def _flush(self) -> str:
         """What was held back: half a character, or the beginning of a stop string that never came."""
-        text = self._matcher.feed(self._detokenizer.flush(), armed=False)
+        text = self._matcher.feed(self._detokenizer.flush(), lambda place: False)
         return text + self._matcher.flush()
 
     def _finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:

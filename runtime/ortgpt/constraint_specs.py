@@ -13,7 +13,7 @@ from ortgpt.checks import check_float, check_sequence, check_text
 from ortgpt.errors import OptionError
 from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 
-MAX_WORDS = 256
+MAX_WORDS = 64
 MAX_WORD_LENGTH = 1000  # characters
 
 
@@ -76,6 +76,8 @@ def _checked_words(option: str, value: object) -> tuple[str, ...]:
         stripped = check_text(name, word).strip()
         if not stripped:
             raise OptionError(name, "is empty")
+        if "\ufffd" in stripped:
+            raise OptionError(name, "holds U+FFFD, which stands for what is no text")
         if len(stripped) > MAX_WORD_LENGTH:
             raise OptionError(name, f"has {len(stripped)} characters, more than {MAX_WORD_LENGTH}")
         checked[stripped] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from ortgpt.beam_run import BeamRun
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Architecture
@@ -28,11 +29,12 @@ class Generation:
         tokenizer: Tokenizer,
         shape: Architecture,
         load_s: float,
+        binder: ConstraintBinder | None = None,
         *,
         at_end: AtEnd | None = None,
     ) -> None:
         self.request, self._load_s, self._at_end = request, load_s, at_end
-        self._run = make_run(request, decoder, tokenizer, shape)
+        self._run = make_run(request, decoder, tokenizer, shape, binder)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
         """(prompt index, event), as the tokens come. Closing it ends the run and frees the cache.
@@ -87,7 +89,13 @@ class Generation:
 AtEnd = Callable[[Generation, bool], None]
 
 
-def make_run(request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> Run:
+def make_run(
+    request: Request,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    shape: Architecture,
+    binder: ConstraintBinder | None = None,
+) -> Run:
     """The kind of run that the strategy needs.
 
     A single beam is greedy or sampled decoding, as in transformers; without a token to generate the
@@ -95,5 +103,5 @@ def make_run(request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Ar
     """
     strategy = request.strategy
     if isinstance(strategy, BeamSearch) and strategy.num_beams > 1 and request.options.max_new_tokens > 0:
-        return BeamRun(request, decoder, tokenizer, shape)
-    return RowRun(request, decoder, tokenizer, shape)
+        return BeamRun(request, decoder, tokenizer, shape, binder)
+    return RowRun(request, decoder, tokenizer, shape, binder)

@@ -14,6 +14,7 @@ import numpy as np
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
@@ -89,6 +90,7 @@ class Model:
         self.path: Path = bundle.directory
         self.manifest: Manifest = bundle.manifest
         self.tokenizer: Tokenizer = tokenizer
+        self._binder = ConstraintBinder(tokenizer, bundle.manifest.architecture.vocab_size)
 
     @property
     def provider(self) -> str:
@@ -246,7 +248,7 @@ class Model:
         if decoder is None:
             decoder = self.decoder(rows=len(request.prompts))
         shape = self.manifest.architecture
-        return Generation(request, decoder, self.tokenizer, shape, self.load_s, at_end=at_end)
+        return Generation(request, decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:

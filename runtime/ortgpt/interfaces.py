@@ -38,8 +38,8 @@ class Constraint(Protocol):
         """Scores float32 (vocab,) of the next token, -inf where it would break the demand."""
         ...
 
-    def end_from(self, generated: Ids, /) -> int | None:
-        """From which character of the output's text on a stop may cut it; None: it may not end yet."""
+    def may_end(self, generated: Ids, place: int | None = None, /) -> bool:
+        """Whether the output's text may end: as it stands, or where a stop cuts it, at character `place`."""
         ...
 
     def is_complete(self, generated: Ids, /) -> bool:
@@ -178,6 +178,11 @@ class TextState(Protocol):
 
     token_ids: list[int]
     finish_reason: FinishReason | None  # None until a stop id, a stop string or a limit ends it
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the text, as it stands, holds to its constraints."""
+        ...
 
     def feed(self, token_id: int, logprob: float, logits: Floats, *, is_late: bool) -> object: ...
 

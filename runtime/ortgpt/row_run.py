@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 import numpy as np
 
+from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Steps, Tokenizer
 from ortgpt.logits.drawing import draw
@@ -24,16 +25,27 @@ from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampl
 class RowRun(Run):
     """One row and one choice per sequence, n of them per prompt."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
-        super().__init__(request, decoder, tokenizer, shape)
+    def __init__(
+        self,
+        request: Request,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        shape: Architecture,
+        binder: ConstraintBinder | None = None,
+    ) -> None:
+        super().__init__(request, decoder, tokenizer, shape, binder)
         # A contrastive candidate is judged by running it, so even the last one needs its place.
         spare = 0 if isinstance(request.strategy, ContrastiveSearch) else 1
+        self._budgets = [self.max_tokens(prompt, spare) for prompt in request.prompts]
+        self._constraints = [
+            self.make_constraint(prompt, budget)
+            for prompt, budget in zip(request.prompts, self._budgets, strict=True)
+        ]
         self._choices = [
-            [
-                self.make_choice(prompt, index, self.max_tokens(prompt, spare))
-                for index in range(request.options.n)
-            ]
-            for prompt in request.prompts
+            [self.make_choice(prompt, index, budget, constraint) for index in range(request.options.n)]
+            for prompt, budget, constraint in zip(
+                request.prompts, self._budgets, self._constraints, strict=True
+            )
         ]
 
     def choices(self, index: int) -> list[ResultChoice]:
@@ -94,14 +106,14 @@ class RowRun(Run):
     def _sampled_row(self, index: int, sequence: int) -> SampledRow:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         pick = make_pick(self.request.strategy, make_rng(seed, sequence))
-        process = self.make_process(prompt, self._choices[index][sequence].max_tokens)
+        process = self.make_process(prompt, self._budgets[index], self._constraints[index])
         return SampledRow(History(prompt.token_ids), process, pick)
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
         prompt = self.request.prompts[index]
         states = StateHistory(hidden[: len(prompt.token_ids)])
-        process = self.make_process(prompt, self._choices[index][0].max_tokens)
+        process = self.make_process(prompt, self._budgets[index], self._constraints[index])
         return ContrastiveRow(History(prompt.token_ids), process, states)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ortgpt.choices import ChoiceState, Limits
+from ortgpt.constraint_specs import MAX_WORD_LENGTH
+from ortgpt.constraints.binding import ConstraintBinder, Sequel
+from ortgpt.constraints.combined import AllOf
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
@@ -44,8 +48,17 @@ class Clock:
 class Run(ABC):
     """Runs a request's prompts together, once."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
+    def __init__(
+        self,
+        request: Request,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        shape: Architecture,
+        binder: ConstraintBinder | None = None,
+    ) -> None:
+        """binder: the model's, for what its constraints share; None: one of its own."""
         self.request, self.decoder, self.tokenizer, self.shape = request, decoder, tokenizer, shape
+        self._binder = binder or ConstraintBinder(tokenizer, shape.vocab_size)
         self.clock = Clock()
         chosen = request.options.stop_token_ids
         self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
@@ -99,7 +112,34 @@ class Run(ABC):
         """
         return min(self.request.options.max_new_tokens, self.shape.context - len(prompt.token_ids) + spare)
 
-    def make_choice(self, prompt: Prompt, index: int, max_tokens: int) -> ChoiceState:
+    def make_constraint(self, prompt: Prompt, max_tokens: int, *, uses_banks: bool = False) -> AllOf | None:
+        """What every sequence of a prompt must hold to. Raises OptionError for what can't be."""
+        options = self.request.options
+        if not options.constraints:
+            return None
+        alone = {
+            *self.stop_token_ids,  # inside a keyword one would end the text
+            *options.suppress_tokens,
+            *(token_id for token_id, bias in options.logit_bias.items() if bias == -math.inf),
+        }
+        excluded: set[tuple[int, ...]] = {(token_id,) for token_id in alone}
+        excluded.update(self._bad_word_ids)
+        excluded.update(ids for ids, bias in self._sequence_biases.items() if bias == -math.inf)
+        sequel = Sequel(
+            prompt_ids=prompt.token_ids,
+            before=self.tokenizer.decode(prompt.token_ids[-MAX_WORD_LENGTH:]),
+            healed_text="",
+            budget=max_tokens - (options.forced_eos_token_id is not None),
+            stop_token_ids=self.stop_token_ids,
+            excluded=tuple(excluded),
+            is_first_forced=options.forced_bos_token_id is not None,
+            uses_banks=uses_banks,
+        )
+        return self._binder.bind(options.constraints, sequel)
+
+    def make_choice(
+        self, prompt: Prompt, index: int, max_tokens: int, constraint: AllOf | None = None
+    ) -> ChoiceState:
         options = self.request.options
         limits = Limits(
             max_tokens=max_tokens,
@@ -107,10 +147,16 @@ class Run(ABC):
             stop_token_ids=frozenset(self.stop_token_ids),
             stop=tuple(options.stop),
         )
-        prefix = prompt.shown(self.tokenizer) if options.echo else ""
-        return ChoiceState(index, self.tokenizer, limits, prefix=prefix, num_top=options.logprobs)
+        return ChoiceState(
+            index,
+            self.tokenizer,
+            limits,
+            prefix=prompt.shown(self.tokenizer) if options.echo else "",
+            num_top=options.logprobs,
+            constraint=constraint,
+        )
 
-    def make_process(self, prompt: Prompt, max_tokens: int) -> Processor:
+    def make_process(self, prompt: Prompt, max_tokens: int, constraint: AllOf | None = None) -> Processor:
         """The processors that every strategy's scores go through."""
         return make_processors(
             self.request.options,
@@ -122,6 +168,7 @@ class Run(ABC):
             breakers=self._breaker_ids,
             vocab_size=self.shape.vocab_size,
             tokenizer_size=self.shape.tokenizer_size,
+            constraint=constraint,
         )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ortgpt.constraint_specs import Keywords
 from ortgpt.errors import OptionError
 from ortgpt.interfaces import Floats, Ids
 from ortgpt.option_checks import MAX_SEED
 from ortgpt.options import MAX_NEW_TOKENS, MAX_SEQUENCES, Options, make_options
 
 INF, NAN = float("inf"), float("nan")
+KEYWORDS = Keywords(["dragon"])
 COUNT = [-1, 1.5, True, None, "5", NAN]
 HUGE = 10**400
 NUMBER = [NAN, INF, -INF, "1", None, True, HUGE]
@@ -30,7 +32,15 @@ BAD: dict[str, list[Any]] = {
     "seed": [-1, 2**63, 2**64, 1.5, True, "7", NAN],
     "seed[1]": [[1, -1], [1, 2**63], (0, None), [0, "7"]],
     "n": [*COUNT, 0, 129, 10**6, HUGE],
+    "best_of": [*(value for value in COUNT if value is not None), 0, 129, 10**6],
     "echo": [1, 0, None, "true"],
+    "token_healing": [1, 0, None, "true"],
+    "guidance_scale": [*NUMBER, -1],
+    "negative_prompt": [5, b"x", "\ud800", {"a": 1}],
+    "negative_prompt[1]": [[1, -1], [1, 1.5], [1, True], [1, "5"]],
+    "prompt_lookup": [1, 0, None, "true"],
+    "draft": [5, "models/small", True],
+    "num_draft_tokens": [0, -1, 65, 1.5, True, "5", HUGE],
     "repetition_penalty": [*NUMBER, 0, -1],
     "presence_penalty": NUMBER,
     "frequency_penalty": NUMBER,
@@ -67,6 +77,8 @@ BAD: dict[str, list[Any]] = {
     "bad_words[0][1]": [[[1, -1]], [[1, "2"]]],
     "logit_bias": [None, [1], "AI", {"AI": 1.0}, {"1": 1.0}, {-1: 1.0}, {1.5: 1.0}, {True: 1.0}],
     "logit_bias[7]": [{7: NAN}, {7: INF}, {7: "1e3"}, {7: None}, {7: True}, {7: HUGE}],
+    "constraints": [None, KEYWORDS, "x", {"a": KEYWORDS}],
+    "constraints[1]": [[KEYWORDS, 5], [KEYWORDS, None], [KEYWORDS, "dragon"]],
     "processors": [None, keep, "x", {"a": keep}],
     "processors[1]": [[keep, 5], [keep, None]],
 }
@@ -75,7 +87,14 @@ GOOD: dict[str, list[Any]] = {
     "min_new_tokens": [0, 1, 10**9],
     "seed": [None, 0, MAX_SEED, np.int64(5), (1, 2, 1)],
     "n": [1, 128],
+    "best_of": [None, 1, 128],
     "echo": [True, False],
+    "token_healing": [True, False],
+    "guidance_scale": [0, 1, 1e308],
+    "negative_prompt": ["", (), (0, 2**40), "text"],
+    "prompt_lookup": [True, False],
+    "draft": [None],
+    "num_draft_tokens": [1, 64],
     "repetition_penalty": [1e-320, 1, 1e308],
     "presence_penalty": [-2.1, 0, 2.1, 1e308],
     "frequency_penalty": [-2.1, 0, 2.1, -1e308],
@@ -96,13 +115,18 @@ GOOD: dict[str, list[Any]] = {
     "stop": [(), ("a", "b", "c", "d", "e"), ("x" * 10**6,), (".*[a",), ("\x00",)],
     "bad_words": [(), ("word", (1, 2))],
     "logit_bias": [{}, {0: -INF}, {5: 101, 50256: -1e308}],
+    "constraints": [(), (KEYWORDS, KEYWORDS)],
     "processors": [(), (keep, keep)],
 }
 
 
 # What an option needs beside it, so that its own value is at fault.
-NEEDED = {
-    name: {"dry_multiplier": 1.0} for name in ("dry_base", "dry_allowed_length", "dry_sequence_breakers")
+NEEDED: dict[str, dict[str, Any]] = {
+    "num_draft_tokens": {"prompt_lookup": True},
+    "negative_prompt": {"guidance_scale": 1.5},
+    "dry_base": {"dry_multiplier": 1.0},
+    "dry_allowed_length": {"dry_multiplier": 1.0},
+    "dry_sequence_breakers": {"dry_multiplier": 1.0},
 }
 
 
@@ -142,6 +166,22 @@ def test_what_shapes_dry_needs_its_multiplier(name: str, value: Any) -> None:
         Options(**{name: value})
     assert caught.value.option == name
     assert Options(dry_multiplier=0.5, **{name: value}).dry_multiplier == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "switch"),
+    [("negative_prompt", "x", "guidance_scale"), ("num_draft_tokens", 4, "prompt_lookup or draft")],
+)
+def test_what_shapes_a_feature_that_is_off_is_refused(name: str, value: Any, switch: str) -> None:
+    with pytest.raises(OptionError, match=f"{name} has no effect without {switch}"):
+        Options(**{name: value})
+
+
+def test_no_fewer_sequences_are_drawn_than_asked_for() -> None:
+    """FAULTS 33"""
+    assert Options(n=3, best_of=3).best_of == 3
+    with pytest.raises(OptionError, match="best_of must be between 3 and 128, got 2"):
+        Options(n=3, best_of=2)
 
 
 @pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ortgpt.cli import flags
+from ortgpt.cli import constraint_flags, flags
 from ortgpt.cli.arguments import (
     AsJson,
     Debug,
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from ortgpt.generator import Model
     from ortgpt.results import Result, Timings
 
-OPTION_FIELDS = tuple(entry.name for entry in dataclasses.fields(Options) if entry.name != "processors")
+# Constraints have flags of their own; code can't be given on a command line.
+OPTION_FIELDS = tuple(
+    entry.name for entry in dataclasses.fields(Options) if entry.name not in ("constraints", "processors")
+)
 STRATEGY_FIELDS = tuple(
     dict.fromkeys(name for kind in flags.STRATEGIES.values() for name in flags.fields_of(kind))
 )
@@ -123,6 +126,15 @@ def generate(
     suppress_tokens: flags.SuppressTokens = None,
     begin_suppress_tokens: flags.BeginSuppressTokens = None,
     sequence_bias: flags.SequenceBias = None,
+    keyword: constraint_flags.KeywordFlag = None,
+    keyword_boost: constraint_flags.KeywordBoost = None,
+    keyword_guarantee: constraint_flags.KeywordGuarantee = None,
+    forbid: constraint_flags.Forbid = None,
+    forbid_whole_words: constraint_flags.ForbidWholeWords = False,
+    json_schema: constraint_flags.JsonSchemaFlag = None,
+    regex: constraint_flags.RegexFlag = None,
+    grammar: constraint_flags.GrammarFlag = None,
+    choice: constraint_flags.ChoiceFlag = None,
     logprobs: Annotated[
         int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
     ] = None,
@@ -147,6 +159,10 @@ def generate(
     ortgpt generate "The king" -m DIR --strategy contrastive --top-k 4 --penalty-alpha 0.6
 
     echo "The fox" | ortgpt generate -m DIR --stop "." --json
+
+    ortgpt generate "The king" -m DIR --keyword dragon --keyword "golden key" --forbid castle
+
+    ortgpt generate "The fox is " -m DIR --choice sly --choice hungry
 
     ortgpt generate -m DIR --prompt-file prompts.txt --json > texts.jsonl
     """
@@ -179,6 +195,7 @@ def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
     fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given[name])}
     options = cast(OptionFields, flags.read_option_flags(fields))
+    options["constraints"] = constraint_flags.read_constraints(given)
     make_options(options)
     return options
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from ortgpt.errors import OptionError
-from ortgpt.interfaces import Floats, Ids, Processor
+from ortgpt.interfaces import Constraint, Floats, Ids, Processor
 from ortgpt.logits import processors as rules
 from ortgpt.logits import sampling_filters as filters
 from ortgpt.options import DRY_ALLOWED_LENGTH, DRY_BASE, Options
@@ -41,6 +41,7 @@ def make_processors(
     breakers: Sequence[tuple[int, ...]],
     vocab_size: int,
     tokenizer_size: int,
+    constraint: Constraint | None = None,
 ) -> Pipeline:
     """What the logits go through with every strategy, in this order; rules that are off are left out:
 
@@ -56,8 +57,9 @@ def make_processors(
     10. min new tokens: no stop id before
     11. forced first token and forced last token of the output
     12. suppressed tokens; at the beginning of the output too
-    13. the caller's processors
-    14. a check that a token is left
+    13. constraints: forbidden words, grammars, keywords
+    14. the caller's processors
+    15. a check that a token is left
 
     prompt_length    how many of the token ids are not output
     max_tokens       how long the output may get
@@ -65,6 +67,7 @@ def make_processors(
     bad_word_ids     Options.bad_words as ids
     sequence_biases  Options.sequence_bias with ids for texts
     breakers         Options.dry_sequence_breakers as ids
+    constraint       Options.constraints, bound to this text
 
     Raises OptionError for a forced id that the tokenizer does not have. The pipeline raises
     ConstraintError when no token is left, and OptionError naming processors[i] when a processor of
@@ -87,6 +90,7 @@ def make_processors(
         (holds_back, rules.MinNewTokens(options.min_new_tokens, stops, prompt_length)),
         *_forced(options, prompt_length, max_tokens, tokenizer_size),
         *_suppressed(options, prompt_length),
+        *([(True, rules.Constrained(constraint, prompt_length))] if constraint else []),
         *((True, rules.Checked(call, f"processors[{i}]")) for i, call in enumerate(options.processors)),
     ]
     chosen = [processor for is_on, processor in steps if is_on]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, OptionError
-from ortgpt.interfaces import Floats, Ids, Processor
+from ortgpt.interfaces import Constraint, Floats, Ids, Processor
 from ortgpt.logits import masks, penalties
 from ortgpt.logits.dry import Breakers, apply_dry
 
@@ -165,6 +165,17 @@ class Suppressed:
 
 
 @dataclass(frozen=True)
+class Constrained:
+    """What would break a constraint is excluded; it looks at the output only."""
+
+    constraint: Constraint
+    prompt_length: int
+
+    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        return self.constraint.apply(token_ids[self.prompt_length :], logits)
+
+
+@dataclass(frozen=True)
 class Checked:
     """A caller's processor: can't write into what it is given, and its result is checked."""
 
@@ -195,7 +206,7 @@ class TokenLeft:
             raise ConstraintError(
                 f"no token is left at step {step}: every one is excluded",
                 hint="loosen what excludes tokens: logit_bias, sequence_bias, bad_words, suppress_tokens, "
-                "no_repeat_ngram_size, min_new_tokens or processors",
+                "no_repeat_ngram_size, min_new_tokens, constraints or processors",
             )
         return logits
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Processor, TextState
+from ortgpt.interfaces import Decoder, Floats, Ids, Processor, TextState
 from ortgpt.numerics import log_softmax
+from ortgpt.search.banks import Banks, choose_from_banks
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
@@ -55,29 +56,47 @@ def rank_candidates(
     process: Processor,
     count: int,
     rng: np.random.Generator | None = None,
+    advances: Sequence[Ids] = (),
 ) -> list[Candidate]:
     """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
 
     logprobs (running, vocab); the processors see them as scores. At most `count` are returned, and
-    none that a processor has excluded.
+    none that a processor has excluded. advances: for each beam ids that are returned as well, behind.
+
+    Raises ConstraintError when no beam has a token left.
     """
-    totals = np.stack(
-        [
-            beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
-            for beam, row in zip(running, logprobs, strict=True)
-        ]
-    )  # (running, vocab)
+    totals = _totals(running, logprobs, process)  # (running, vocab)
     # The best of scores with Gumbel noise are a draw without replacement, in its order.
     keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
     count = min(count, keys.size)
     head = np.argpartition(keys, keys.size - count)[keys.size - count :]
     head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
     vocab_size = totals.shape[1]
+    also = [beam * vocab_size + ids for beam, ids in enumerate(advances)]
+    if also:
+        behind = np.setdiff1d(np.concatenate(also), head)
+        head = np.concatenate([head, behind[np.argsort(-totals.flat[behind], kind="stable")]])
     return [
         Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
         for index in head
         if totals.flat[index] > -np.inf
     ]
+
+
+def _totals(
+    running: Sequence[Beam[T]], logprobs: NDArray[np.float64], process: Processor
+) -> NDArray[np.float64]:
+    """Each beam's score with every token's (running, vocab); -inf for a beam that has no token left."""
+    totals = np.full(logprobs.shape, -np.inf)
+    error = None
+    for index, (beam, row) in enumerate(zip(running, logprobs, strict=True)):
+        try:
+            totals[index] = beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
+        except ConstraintError as failed:
+            error = failed
+    if error is not None and totals.max() == -np.inf:
+        raise error
+    return totals
 
 
 class Search(Protocol[T]):
@@ -117,12 +136,15 @@ class Beams(Generic[T]):
         num_stop_ids: int,
         max_tokens: int,
         rng: np.random.Generator,
+        banks: Banks | None = None,
     ) -> None:
+        """banks: how far a beam is with what it must hold, so that none is lost for its cost."""
         self.running = [beam]
         self.finished: list[Hypothesis[T]] = []
         self.is_done = False
         self.error: OrtgptError | None = None
         self._strategy, self._process, self._rng = strategy, process, rng
+        self._banks = banks
         # So many that num_beams go on even if every beam's best tokens are all its stops.
         self._num_candidates = max(2, 1 + num_stop_ids) * strategy.num_beams
         self._max_tokens = max_tokens
@@ -154,7 +176,7 @@ class Beams(Generic[T]):
                 going.append((candidate, Beam(candidate.score, parent.history, text)))
             elif rank < self._strategy.num_beams:  # those behind only stand by to keep the beam full
                 ended.append(Hypothesis(self.penalised(candidate.score), text))
-        going = sorted(going, key=lambda pair: -pair[0].score)[: self._strategy.num_beams]
+        going = self._chosen(sorted(going, key=lambda pair: -pair[0].score))
         self.running = [
             Beam(beam.score, beam.history.extended(candidate.token_id), beam.text)
             for candidate, beam in going
@@ -168,7 +190,19 @@ class Beams(Generic[T]):
 
     def _candidates(self, raw: NDArray[np.float64]) -> list[Candidate]:
         rng = self._rng if self._strategy.sample else None
-        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng)
+        advances: list[Ids] = []
+        if self._banks is not None:
+            advances = [self._banks.advances(_generated(beam.text)) for beam in self.running]
+        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng, advances)
+
+    def _chosen(self, going: list[tuple[Candidate, Beam[T]]]) -> list[tuple[Candidate, Beam[T]]]:
+        """Those that go on, best first, of all that could, best first."""
+        count = self._strategy.num_beams
+        if self._banks is None:
+            return going[:count]
+        progress = [self._banks.progress(_generated(beam.text)) for _, beam in going]
+        chosen = choose_from_banks(going, progress, count)
+        return sorted(chosen, key=lambda pair: -pair[0].score)
 
     def penalised(self, score: float, length: int | None = None) -> float:
         """A summed log-probability divided by length ** length_penalty; length: as it is now."""
@@ -177,15 +211,24 @@ class Beams(Generic[T]):
 
     def _finish(self, ended: list[Hypothesis[T]]) -> None:
         """Take in what ended, keep the best, and see whether anything better can come."""
-        self.finished = sorted(self.finished + ended, key=lambda one: -one.score)
+        self.finished = sorted(self.finished + ended, key=_order)
         del self.finished[self._strategy.num_beams :]
-        is_full = len(self.finished) == self._strategy.num_beams
+        is_full = len(self.finished) == self._strategy.num_beams and self.finished[-1].text.is_met
         if not self.running or (is_full and self._strategy.early_stopping is True):
             self.is_done = True
         elif is_full:
             grows = self._strategy.early_stopping == "never" and self._strategy.length_penalty > 0
             length = self._max_tokens if grows else self._length
             self.is_done = self.penalised(self.running[0].score, length) <= self.finished[-1].score
+
+
+def _order(one: Hypothesis[T]) -> tuple[bool, float]:
+    """Best first, but what breaks its constraints behind all that holds to them."""
+    return not one.text.is_met, -one.score
+
+
+def _generated(text: TextState) -> Ids:
+    return np.array(text.token_ids, np.int64)
 
 
 def beam_steps(

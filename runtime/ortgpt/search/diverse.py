@@ -53,7 +53,7 @@ class DiverseBeams(Generic[T]):
     def finished(self) -> list[Hypothesis[T]]:
         """Of all groups, best first; of equal ones the last group's, as in transformers."""
         found = [hypothesis for group in self._groups for hypothesis in group.finished]
-        return sorted(found, key=lambda one: one.score)[::-1]
+        return sorted(found, key=lambda one: (one.text.is_met, one.score))[::-1]
 
     @property
     def is_done(self) -> bool:
@@ -138,7 +138,8 @@ class _Group(Generic[T]):
         return float(score / max(1, self.length) ** self._strategy.length_penalty)
 
     def _add(self, hypothesis: Hypothesis[T]) -> None:
-        self.finished = sorted([*self.finished, hypothesis], key=lambda one: -one.score)[: self.size]
+        found = sorted([*self.finished, hypothesis], key=lambda one: (not one.text.is_met, -one.score))
+        self.finished = found[: self.size]
 
     def _see_whether_done(self, best_score: float) -> None:
         """best_score: the best candidate's summed log-probability, whether it ended or not."""

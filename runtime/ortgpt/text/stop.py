@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+
+def may_cut_anywhere(place: int) -> bool:
+    return True
 
 
 class StopMatcher:
@@ -21,22 +25,25 @@ class StopMatcher:
         self._stops = tuple(_Stop(text) for text in stops)
         self._first_chars = frozenset(text[0] for text in stops)
         self._progress = [0] * len(self._stops)  # how much of each stop the text ends with
+        self._length = 0  # characters of the text so far
         self.matched: str | None = None
 
-    def feed(self, text: str, armed: bool = True) -> str:
+    def feed(self, text: str, may_cut: Callable[[int], bool] = may_cut_anywhere) -> str:
         """Add text; returns what is now safe to show.
 
-        While not `armed` a stop completes without effect; what has begun by then can still complete
-        later.
+        may_cut: whether a stop counts that begins at this character of the whole text; one that does
+        not completes without effect, and what has begun by then can still complete later.
         """
         if self.matched is not None:
             return ""
         stop, held = self._held()
+        before = self._length
+        self._length += len(text)
         if not held and self._first_chars.isdisjoint(text):
             return text
         for position, char in enumerate(text, start=1):
-            completed = self._advance(char)
-            if completed is not None and armed:
+            completed = self._advance(char, before + position, may_cut)
+            if completed is not None:
                 self.matched = completed
                 return _beginning(stop, held, text, held + position - len(completed))
         return _beginning(stop, held, text, held + len(text) - self._held()[1])
@@ -53,7 +60,7 @@ class StopMatcher:
         """An independent one in the same state."""
         twin = StopMatcher(())
         twin._stops, twin._first_chars = self._stops, self._first_chars
-        twin._progress = self._progress.copy()
+        twin._progress, twin._length = self._progress.copy(), self._length
         twin.matched = self.matched
         return twin
 
@@ -62,13 +69,17 @@ class StopMatcher:
         held = max(self._progress, default=0)
         return (self._stops[self._progress.index(held)].text, held) if held else ("", 0)
 
-    def _advance(self, char: str) -> str | None:
-        """Add one character to every stop; the first one that it completes, if any."""
+    def _advance(self, char: str, length: int, may_cut: Callable[[int], bool]) -> str | None:
+        """Add one character to every stop; the first one that it completes and that may cut the text.
+
+        length: characters of the whole text with this one.
+        """
         completed = None
         for index, stop in enumerate(self._stops):
             progress = stop.advance(self._progress[index], char)
             if progress == len(stop.text):
-                completed = stop.text if completed is None else completed
+                if completed is None and may_cut(length - progress):
+                    completed = stop.text
                 progress = stop.border(progress)
             self._progress[index] = progress
         return completed

@@ -44,7 +44,10 @@ def test_finds_what_a_slow_search_finds_however_the_text_is_cut() -> None:
     for _ in range(10_000):
         stops, chunks = random_case(rng)
         matcher = StopMatcher(stops)
-        shown = "".join(matcher.feed(text, armed) for text, armed in chunks) + matcher.flush()
+        shown = (
+            "".join(matcher.feed(text, lambda place, armed=armed: armed) for text, armed in chunks)
+            + matcher.flush()
+        )
         assert (shown, matcher.matched) == search_slowly(stops, chunks), (stops, chunks)
 
 
@@ -57,7 +60,7 @@ def test_holds_back_the_longest_beginning_of_a_stop_and_no_more() -> None:
         seen, shown = "", ""
         for text, armed in chunks:
             seen += text
-            shown += matcher.feed(text, armed)
+            shown += matcher.feed(text, lambda place, armed=armed: armed)
             if matcher.matched is not None:
                 break
             held = longest_beginning(stops, seen)
@@ -92,7 +95,7 @@ def test_nothing_is_shown_after_a_match() -> None:
 
 def test_a_stop_that_begins_before_it_is_armed_can_still_complete() -> None:
     matcher = StopMatcher(["END"])
-    assert matcher.feed("END EN", armed=False) == "END "
+    assert matcher.feed("END EN", lambda place: False) == "END "
     assert matcher.matched is None
     assert matcher.feed("D") == ""
     assert matcher.matched == "END"

@@ -1,0 +1,89 @@
+"""Flags of the constraints, and how they become constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ortgpt.checks import shown
+from ortgpt.cli.prompt_input import decode_utf8
+from ortgpt.constraint_specs import ConstraintSpec, Forbidden, Keywords
+from ortgpt.errors import OptionError
+from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
+
+PANEL = "Constraints (with any strategy)"
+
+
+def _flag(name: str, metavar: str, help_text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=help_text, rich_help_panel=PANEL, show_default=False)
+
+
+KeywordFlag = Annotated[
+    list[str] | None, _flag("--keyword", "TEXT", "The text holds this word or phrase (repeatable).")
+]
+KeywordBoost = Annotated[
+    float | None, _flag("--keyword-boost", "X", "Added to tokens that write a missing keyword; 5.")
+]
+KeywordGuarantee = Annotated[
+    str | None, _flag("--keyword-guarantee", "true|false", "Whether the keywords come for certain; true.")
+]
+Forbid = Annotated[
+    list[str] | None, _flag("--forbid", "TEXT", "The text never holds this word or phrase (repeatable).")
+]
+ForbidWholeWords = Annotated[
+    bool,
+    typer.Option(
+        "--forbid-whole-words", help="Forbidden words may be part of longer ones.", rich_help_panel=PANEL
+    ),
+]
+JsonSchemaFlag = Annotated[Path | None, _flag("--json-schema", "FILE", "The text is JSON of this schema.")]
+RegexFlag = Annotated[str | None, _flag("--regex", "PATTERN", "The text matches this pattern.")]
+GrammarFlag = Annotated[Path | None, _flag("--grammar", "FILE", "The text follows this Lark grammar.")]
+ChoiceFlag = Annotated[list[str] | None, _flag("--choice", "TEXT", "The text is one of these (repeatable).")]
+
+
+def read_constraints(given: Mapping[str, Any]) -> list[ConstraintSpec]:
+    """The constraints that the flags ask for. Raises OptionError for one that needs another."""
+    constraints: list[ConstraintSpec] = []
+    if given["keyword"]:
+        fields: dict[str, Any] = {}
+        if given["keyword_boost"] is not None:
+            fields["boost"] = given["keyword_boost"]
+        if given["keyword_guarantee"] is not None:
+            fields["guarantee"] = _read_bool("keyword_guarantee", given["keyword_guarantee"])
+        constraints.append(Keywords(given["keyword"], **fields))
+    if given["forbid"]:
+        constraints.append(Forbidden(given["forbid"], whole_words=given["forbid_whole_words"]))
+    for name, switch in (
+        ("keyword_boost", "keyword"),
+        ("keyword_guarantee", "keyword"),
+        ("forbid_whole_words", "forbid"),
+    ):
+        if given[name] not in (None, False) and not given[switch]:
+            raise OptionError(name, f"has no effect without --{switch}")
+    if given["json_schema"] is not None:
+        constraints.append(JSONSchema(_read_file("json_schema", given["json_schema"])))
+    if given["regex"] is not None:
+        constraints.append(Regex(given["regex"]))
+    if given["grammar"] is not None:
+        constraints.append(Grammar(_read_file("grammar", given["grammar"])))
+    if given["choice"]:
+        constraints.append(Choice(given["choice"]))
+    return constraints
+
+
+def _read_bool(option: str, value: str) -> bool:
+    words = {"true": True, "false": False}
+    if value.lower() not in words:
+        raise OptionError(option, f"must be true or false, got {shown(value)}")
+    return words[value.lower()]
+
+
+def _read_file(option: str, path: Path) -> str:
+    try:
+        return decode_utf8(path.read_bytes(), option).removeprefix("\ufeff")
+    except OSError as error:
+        raise OptionError(option, f"{path} can't be read: {error.strerror}") from None

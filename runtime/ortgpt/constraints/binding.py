@@ -1,0 +1,149 @@
+"""From the constraints that the caller gave to one that is bound to a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ortgpt.constraint_specs import ConstraintSpec, Forbidden, Keywords
+from ortgpt.constraints.combined import AllOf
+from ortgpt.constraints.forbidden import ForbiddenWords
+from ortgpt.constraints.keyword_forms import Keyword, make_keyword
+from ortgpt.constraints.keywords import KeywordTask
+from ortgpt.constraints.text_tail import find_word, fold_case
+from ortgpt.constraints.vocabulary import Vocabulary
+from ortgpt.errors import OptionError
+from ortgpt.interfaces import Constraint, Ids, Tokenizer
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """What constraints need to know of the output that they are bound to.
+
+    prompt_ids       ids before it
+    before           the end of the prompt's text
+    healed_text      what the output's text begins with, before any token of its own
+    budget           tokens that may be generated
+    stop_token_ids   ids that end it
+    excluded         id sequences that other options exclude
+    is_first_forced  whether another option chooses the first token
+    uses_banks       whether the search keeps beams by how far they are with the keywords
+    """
+
+    prompt_ids: tuple[int, ...]
+    before: str
+    healed_text: str
+    budget: int
+    stop_token_ids: tuple[int, ...]
+    excluded: tuple[tuple[int, ...], ...] = ()
+    is_first_forced: bool = False
+    uses_banks: bool = False
+
+
+class ConstraintBinder:
+    """Binds constraints for one tokenizer; what can be shared is made once, when it is first needed."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._tokenizer)
+
+    def bind(self, specs: Sequence[ConstraintSpec], sequel: Sequel) -> AllOf | None:
+        """One constraint for all of them; None where there are none.
+
+        Raises OptionError where keywords contradict other options or need more tokens than there are.
+        """
+        if not specs:
+            return None
+        others: list[Constraint] = []
+        forbidden = self._forbidden_words(specs)
+        if forbidden:
+            others.append(
+                ForbiddenWords(
+                    forbidden, self.vocabulary, before=sequel.before, healed_text=sequel.healed_text
+                )
+            )
+        keywords = self._keywords(specs, sequel, forbidden)
+        return AllOf(others, self._task(keywords, others, sequel) if keywords else None)
+
+    def _forbidden_words(self, specs: Sequence[ConstraintSpec]) -> list[tuple[str, bool]]:
+        return [
+            (word, spec.whole_words) for spec in specs if isinstance(spec, Forbidden) for word in spec.words
+        ]
+
+    def _keywords(
+        self, specs: Sequence[ConstraintSpec], sequel: Sequel, forbidden: Sequence[tuple[str, bool]]
+    ) -> list[Keyword]:
+        """Each word once, whatever its case; needed if any of the constraints needs it."""
+        chosen: dict[str, tuple[str, str, float, bool]] = {}
+        for spec in specs:
+            if not isinstance(spec, Keywords):
+                continue
+            for index, word in enumerate(spec.words):
+                option = f"keywords[{index}]"
+                _check_not_forbidden(option, word, forbidden)
+                _, _, boost, is_needed = chosen.get(fold_case(word), (option, word, 0.0, False))
+                chosen[fold_case(word)] = (option, word, max(boost, spec.boost), is_needed or spec.guarantee)
+        return [
+            make_keyword(
+                word,
+                self._tokenizer,
+                boost=boost,
+                is_needed=is_needed,
+                excluded=sequel.excluded,
+                option=option,
+            )
+            for option, word, boost, is_needed in chosen.values()
+        ]
+
+    def _task(self, keywords: Sequence[Keyword], others: Sequence[Constraint], sequel: Sequel) -> KeywordTask:
+        def admits(generated: Ids, token_ids: Sequence[int]) -> bool:
+            return _leaves_out(sequel, generated, token_ids) and all(
+                other.fits(generated, token_ids) for other in others
+            )
+
+        task = KeywordTask(
+            keywords,
+            self.vocabulary,
+            budget=sequel.budget,
+            stop_token_ids=sequel.stop_token_ids,
+            before=sequel.before,
+            healed_text=sequel.healed_text,
+            others=admits,
+            has_others=bool(others or sequel.excluded),
+            has_form=False,
+            is_boosted=not sequel.uses_banks,
+            is_first_forced=sequel.is_first_forced,
+        )
+        if task.required > sequel.budget:
+            raise OptionError(
+                "keywords",
+                f"need {task.required} tokens, {max(0, sequel.budget)} can be generated",
+                hint="raise max_new_tokens, shorten the prompt, or ask for fewer keywords",
+            )
+        return task
+
+
+def _check_not_forbidden(option: str, word: str, forbidden: Sequence[tuple[str, bool]]) -> None:
+    for other, is_whole in forbidden:
+        if any(True for _ in find_word(fold_case(word), fold_case(other), is_whole=is_whole)):
+            raise OptionError(option, f"{word!r} holds {other!r}, which is forbidden")
+
+
+def _leaves_out(sequel: Sequel, generated: Ids, token_ids: Sequence[int]) -> bool:
+    """Whether no excluded sequence is completed by these ids."""
+    if not sequel.excluded:
+        return True
+    longest = max(map(len, sequel.excluded))
+    past = (
+        (*sequel.prompt_ids[-longest:], *generated[-longest:].tolist())[-longest + 1 :] if longest > 1 else ()
+    )
+    ids = (*past, *token_ids)
+    return not any(
+        ids[place : place + len(sequence)] == sequence
+        for sequence in sequel.excluded
+        for place in range(max(0, len(past) - len(sequence) + 1), len(ids) - len(sequence) + 1)
+    )
