@@ -188,6 +188,19 @@ def test_on_the_real_model_calls_give_what_the_whole_text_gives(
                 assert gap(storyteller_model, before, result, expected) < 1e-5
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_keywords_count_in_each_continuation_anew(
+    tiny_model: ortgpt.Model, runs: Runs, strategy: ortgpt.Sampling
+) -> None:
+    options: Any = {"constraints": [ortgpt.Keywords(["no"])], "max_new_tokens": 8, "stop": ["!"], "seed": 3}
+    with tiny_model.transcript("no ") as transcript:
+        for _ in range(3):
+            before = transcript.token_ids
+            result = transcript.generate(strategy, **options)
+            assert "no" in result.text.lower()
+            assert result.choices == tiny_model.generate(before, strategy, **options).choices
+
+
 @pytest.mark.parametrize("echo", [False, True])
 def test_the_text_grows_by_what_is_shown_also_where_a_stop_string_cuts_a_token(
     storyteller_model: ortgpt.Model, echo: bool
