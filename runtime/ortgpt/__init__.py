@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ortgpt.results import Event, Result, ResultChoice, Score, Timings, TokenLogprob
     from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling
     from ortgpt.streams import Stream
+    from ortgpt.transcript import Transcript
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ _HOMES = {
     "ortgpt.results": ("ResultChoice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
     "ortgpt.strategies": ("BeamSearch", "ContrastiveSearch", "Greedy", "Sampling"),
     "ortgpt.streams": ("Stream",),
+    "ortgpt.transcript": ("Transcript",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -90,6 +92,7 @@ __all__ = [
     "Stream",
     "Timings",
     "TokenLogprob",
+    "Transcript",
     "__version__",
     "load",
 ]

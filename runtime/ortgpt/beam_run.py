@@ -66,6 +66,10 @@ class BeamRun(Run):
     def error(self, index: int) -> OrtgptError | None:
         return self._searches[index].error
 
+    @property
+    def has_lone_rows(self) -> bool:
+        return False
+
     def _make_search(self, index: int) -> Search[ChoiceState]:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         max_tokens = self.max_tokens(prompt)

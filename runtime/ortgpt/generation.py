@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from ortgpt.beam_run import BeamRun
 from ortgpt.constraints.binding import ConstraintBinder
@@ -16,7 +16,11 @@ from ortgpt.strategies import BeamSearch
 
 
 class Generation:
-    """Runs a request once: iterate `events`, then ask for `results`."""
+    """Runs a request once: iterate `events`, then ask for `results`.
+
+    at_end  takes a decoder back that is only lent: called at the end with the generation and with
+            whether it ran without an error. None: the decoder is released
+    """
 
     def __init__(
         self,
@@ -26,8 +30,10 @@ class Generation:
         shape: Architecture,
         load_s: float,
         binder: ConstraintBinder | None = None,
+        *,
+        at_end: AtEnd | None = None,
     ) -> None:
-        self._request, self._load_s = request, load_s
+        self.request, self._load_s, self._at_end = request, load_s, at_end
         self._run = make_run(request, decoder, tokenizer, shape, binder)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -35,23 +41,36 @@ class Generation:
 
         A prompt that fails gets no more events; its error is in `errors`.
         """
+        is_interrupted = True
         try:
             yield from self._run.events()
+            is_interrupted = False
+        except GeneratorExit:  # the reader has had enough
+            is_interrupted = False
+            raise
         finally:
-            self._run.decoder.release()
+            if self._at_end is None:
+                self._run.decoder.release()
+            else:
+                self._at_end(self, not is_interrupted and not self.errors)
+
+    @property
+    def has_lone_rows(self) -> bool:
+        """Whether every prompt has one row throughout, which holds the tokens of its only sequence."""
+        return self._run.has_lone_rows
 
     @property
     def errors(self) -> dict[int, OrtgptError]:
         """The first error of each prompt that failed."""
-        found = ((index, self._run.error(index)) for index in range(len(self._request.prompts)))
+        found = ((index, self._run.error(index)) for index in range(len(self.request.prompts)))
         return {index: error for index, error in found if error is not None}
 
     def results(self) -> list[Result]:
         """One result per prompt; choices that have not ended are "cancelled"."""
-        return [self._result(index) for index in range(len(self._request.prompts))]
+        return [self._result(index) for index in range(len(self.request.prompts))]
 
     def _result(self, index: int) -> Result:
-        prompt, clock = self._request.prompts[index], self._run.clock
+        prompt, clock = self.request.prompts[index], self._run.clock
         choices = tuple(self._run.choices(index))
         generated = sum(len(choice.token_ids) for choice in choices)
         num_first = sum(bool(choice.token_ids) for choice in choices)  # these came with the prefill
@@ -64,7 +83,10 @@ class Generation:
             generated_tokens=generated,
             tokens_per_second=(generated - num_first) / clock.decode if clock.decode > 0 else 0.0,
         )
-        return Result(prompt.text, prompt.token_ids, self._request.seeds[index], choices, timings)
+        return Result(prompt.text, prompt.token_ids, self.request.seeds[index], choices, timings)
+
+
+AtEnd = Callable[[Generation, bool], None]
 
 
 def make_run(

@@ -16,7 +16,7 @@ from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
-from ortgpt.generation import Generation
+from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
@@ -30,6 +30,7 @@ from ortgpt.scoring import score_tokens
 from ortgpt.strategies import BeamSearch, Greedy, Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
+from ortgpt.transcript import Transcript
 
 # Prompts of one generate_batch call run together up to this many rows, then the next ones.
 MAX_BATCH_ROWS = 32
@@ -112,17 +113,12 @@ class Model:
     ) -> Stream:
         """Continue a prompt, token by token; arguments are checked now, the model runs as you read."""
         started = time.perf_counter()
-        checked = self._options(options)
-        if isinstance(checked.seed, Sequence):
-            raise OptionError("seed", "must be one integer for one prompt")
-        request = Request(
-            prompts=[self._prompt(prompt, "prompt")],
-            seeds=_seeds(checked.seed, 1),
-            strategy=_strategy(strategy, checked),
-            options=checked,
-            started=started,
-        )
-        return Stream(self._generation(request))
+        return Stream(self._start(self._prompt(prompt, "prompt"), strategy, options, started))
+
+    def transcript(self, prompt: PromptLike = "") -> Transcript:
+        """A text that grows, call by call, and keeps its cache: only what is new is run."""
+        read = self._prompt(prompt, "prompt")
+        return Transcript(read, self.decoder(), self.tokenizer, self.manifest.architecture, self._start)
 
     def generate_batch(
         self, prompts: Sequence[PromptLike], strategy: Strategy | None = None, **options: Unpack[OptionFields]
@@ -224,10 +220,35 @@ class Model:
     def _prompt(self, value: object, option: str) -> Prompt:
         return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
 
-    def _generation(self, request: Request) -> Generation:
-        decoder = self.decoder(rows=len(request.prompts))
+    def _start(
+        self,
+        prompt: Prompt,
+        strategy: Strategy | None,
+        fields: OptionFields,
+        started: float,
+        decoder: Decoder | None = None,
+        at_end: AtEnd | None = None,
+    ) -> Generation:
+        """What continues one prompt, on a new decoder or one that is lent until `at_end`."""
+        checked = self._options(fields)
+        if isinstance(checked.seed, Sequence):
+            raise OptionError("seed", "must be one integer for one prompt")
+        request = Request(
+            prompts=[prompt],
+            seeds=_seeds(checked.seed, 1),
+            strategy=_strategy(strategy, checked),
+            options=checked,
+            started=started,
+        )
+        return self._generation(request, decoder, at_end)
+
+    def _generation(
+        self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
+    ) -> Generation:
+        if decoder is None:
+            decoder = self.decoder(rows=len(request.prompts))
         shape = self.manifest.architecture
-        return Generation(request, decoder, self.tokenizer, shape, self.load_s, self._binder)
+        return Generation(request, decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:

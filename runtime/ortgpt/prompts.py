@@ -20,6 +20,10 @@ class Prompt:
     text: str | None
     token_ids: tuple[int, ...]
 
+    def shown(self, tokenizer: Tokenizer) -> str:
+        """As `echo` shows it."""
+        return tokenizer.decode(self.token_ids) if self.text is None else self.text
+
 
 def read_prompt(value: object, tokenizer: Tokenizer, shape: Architecture, option: str = "prompt") -> Prompt:
     """Check and encode a prompt. An empty one starts from the bos id, as GPT-2 was trained.
@@ -29,11 +33,16 @@ def read_prompt(value: object, tokenizer: Tokenizer, shape: Architecture, option
     token_ids = read_token_ids(value, tokenizer, shape, option, longest=shape.context)
     if not token_ids:
         token_ids = (start_token(shape, option),)
+    check_context(token_ids, shape, option)
+    return Prompt(value if isinstance(value, str) else None, token_ids)
+
+
+def check_context(token_ids: Sequence[int], shape: Architecture, option: str) -> None:
+    """Raise ContextLengthError for more tokens than the model can see."""
     if len(token_ids) > shape.context:
         raise ContextLengthError(
             option, f"has {len(token_ids)} tokens, the model's context is {shape.context}"
         )
-    return Prompt(value if isinstance(value, str) else None, token_ids)
 
 
 def read_token_ids(

@@ -54,6 +54,10 @@ class RowRun(Run):
     def error(self, index: int) -> OrtgptError | None:
         return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
 
+    @property
+    def has_lone_rows(self) -> bool:
+        return all(len(choices) == 1 for choices in self._choices)
+
     def events(self) -> Generator[tuple[int, Event], None, None]:
         everyone = [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
         running = [(index, choice) for index, choice in everyone if choice.max_tokens > 0]

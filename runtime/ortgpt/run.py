@@ -79,15 +79,29 @@ class Run(ABC):
         """Why a prompt failed, if it did."""
 
     @property
+    @abstractmethod
+    def has_lone_rows(self) -> bool:
+        """Whether every prompt has one row throughout, which holds the tokens of its only sequence."""
+
+    @property
     def is_late(self) -> bool:
         """Whether max_time has passed."""
         max_time = self.request.options.max_time
         return max_time is not None and time.perf_counter() - self.request.started >= max_time
 
     def prefill(self, *, hidden: bool = False) -> Outputs:
-        """Run every prompt once, in a row of its own."""
+        """Run every prompt in a row of its own, as far as the row does not hold its beginning already.
+
+        The last token is always run, for its logits; with `hidden` all are, for their states.
+        """
         before = time.perf_counter()
-        outputs = self.decoder.extend([prompt.token_ids for prompt in self.request.prompts], hidden=hidden)
+        prompts = [prompt.token_ids for prompt in self.request.prompts]
+        lengths = self.decoder.lengths.tolist()
+        held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, prompts, strict=True)]
+        if held != lengths:
+            self.decoder.trim(held)
+        new = [ids[n:] for n, ids in zip(held, prompts, strict=True)]
+        outputs = self.decoder.extend(new, hidden=hidden)
         self.clock.prefill = time.perf_counter() - before
         return outputs
 
@@ -133,14 +147,11 @@ class Run(ABC):
             stop_token_ids=frozenset(self.stop_token_ids),
             stop=tuple(options.stop),
         )
-        prefix = ""
-        if options.echo:
-            prefix = self.tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
         return ChoiceState(
             index,
             self.tokenizer,
             limits,
-            prefix=prefix,
+            prefix=prompt.shown(self.tokenizer) if options.echo else "",
             num_top=options.logprobs,
             constraint=constraint,
         )

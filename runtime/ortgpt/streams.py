@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,11 @@ class Stream(Iterator[Event]):
     def close(self) -> None:
         """Cancel; sequences that have not ended are "cancelled" in the result."""
         self._events.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has neither ended nor been closed."""
+        return inspect.getgeneratorstate(self._events) != inspect.GEN_CLOSED
 
     @property
     def result(self) -> Result:

@@ -39,6 +39,7 @@ def test_every_example_is_tested() -> None:
         "compare.py",
         "embed.py",
         "threads.py",
+        "transcript.py",
     }
 
 
@@ -66,6 +67,22 @@ def test_asyncio_tasks_write_what_each_would_write_alone(example, storyteller_mo
     prompts = ("The old king", "A little mouse")
     expected = "".join(story(storyteller_model, prompt) + "\n\n" for prompt in prompts)
     assert example("asyncio_stream.py") == expected
+
+
+def test_a_story_keeps_the_most_probable_sentences(example, storyteller_model) -> None:
+    text, other = example("transcript.py").removesuffix("\n").split("\n---\n")
+    sampling = ortgpt.Sampling(temperature=0.9, top_p=0.95)
+    ids = storyteller_model.tokenizer.encode("Once upon a time")
+    for number in range(4):
+        tries = [
+            storyteller_model.generate(ids, sampling, max_new_tokens=40, stop=".", seed=5 * number + i)
+            for i in range(5)
+        ]
+        best = max(tries, key=lambda result: result.choices[0].score)
+        ids += storyteller_model.tokenizer.encode(best.text + ".")
+    assert text == storyteller_model.tokenizer.decode(ids)
+    ids += storyteller_model.tokenizer.encode(" But the king")
+    assert other == storyteller_model.generate(ids, max_new_tokens=20, echo=True).text
 
 
 def test_compare_shows_a_text_for_every_recipe(example, storyteller_model) -> None:
