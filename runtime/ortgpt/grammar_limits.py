@@ -15,7 +15,7 @@ from ortgpt.errors import OptionError
 MAX_PATTERN_LENGTH = 8 * 1024  # characters
 MAX_GRAMMAR_LENGTH = 64 * 1024  # characters
 MAX_NESTING = 64  # groups inside groups
-MAX_ALTERNATIVES = 4096
+MAX_ALTERNATIVES = 2048
 MAX_REPETITION = 1000  # of one {m,n}
 MAX_REPETITIONS = 100_000  # of nested ones, multiplied
 

@@ -200,7 +200,9 @@ def _members(schema: dict[str, Any], key: str) -> list[Any]:
 
 
 def _target(root: Any, reference: str) -> Any:
-    """What a JSON pointer (RFC 6901) points to; None where that is nothing."""
+    """What a JSON pointer (RFC 6901) points to; None where that is nothing, and for other references."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
     value = root
     for part in reference.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.constraints.fold import Fold
-from ortgpt.constraints.grammar_backend import MatcherError, allowed_tokens, check
+from ortgpt.constraints.grammar_backend import MatcherError, advanced, allowed_tokens
 from ortgpt.constraints.grammar_compiler import CompiledGrammar
 from ortgpt.errors import ConstraintError
 from ortgpt.interfaces import Floats, Ids
@@ -48,6 +48,7 @@ class GrammarConstraint:
         self._is_text = grammar.is_text.copy()  # (tokenizer size,)
         self._is_text[self._stops[self._stops < len(self._is_text)]] = False
         self._text_bits = np.packbits(self._is_text, bitorder="little")
+        self._is_careful = False
         self._start()
 
     def apply(self, generated: Ids, scores: Floats, /) -> Floats:
@@ -88,8 +89,10 @@ class GrammarConstraint:
         try:
             return look(self._fold(generated))
         except MatcherError:
-            # The lexer's states are shared by all texts of this grammar, so others may have used them up.
+            # All texts of this grammar share a lexer, so others may have used it up. From now on the work is
+            # done in small steps: the backend bounds what it does from one mask to the next.
             self._grammar.renew(self._root)
+            self._is_careful = True
             self._start()
         try:
             return look(self._fold(generated))
@@ -101,21 +104,20 @@ class GrammarConstraint:
             raise ConstraintError("nothing may follow a stop id")
         if token_id in self._stop_set and state.is_accepted:
             return _State(None, True)
-        if not self._is_known(token_id) or state.matcher.validate_tokens([token_id]) != 1:
-            check(state.matcher)
-            raise ConstraintError(f"the token {token_id} does not continue the text in the form asked for")
-        matcher = state.matcher.deep_copy()
-        matcher.consume_token(token_id)
-        check(matcher)
+        if not self._is_known(token_id):
+            raise ConstraintError(f"the token {token_id} is no text and does not end it here")
+        if self._is_careful:
+            self._allowed(state)
+        matcher = advanced(state.matcher, [token_id])
         return _State(matcher, matcher.is_accepting())
 
     def _allowed(self, state: _State) -> NDArray[np.uint8]:
         """Bits of the text ids that may follow, lowest first."""
         if state.allowed is None:
-            state.allowed = np.zeros_like(self._text_bits)
-            if state.matcher is not None:
-                mask = np.frombuffer(allowed_tokens(state.matcher), np.uint8)
-                state.allowed = mask[: len(self._text_bits)] & self._text_bits
+            if state.matcher is None:
+                return np.zeros_like(self._text_bits)
+            mask = np.frombuffer(allowed_tokens(state.matcher), np.uint8)
+            state.allowed = mask[: len(self._text_bits)] & self._text_bits
         return state.allowed
 
     def _fits(self, state: _State, token_ids: list[int]) -> bool:
@@ -124,12 +126,13 @@ class GrammarConstraint:
         text = token_ids[:-1] if token_ids and token_ids[-1] in self._stop_set else token_ids
         if not all(map(self._is_known, text)):
             return False
-        matcher = state.matcher.deep_copy()
-        if text and matcher.validate_tokens(text) != len(text):
-            return False
-        if len(text) == len(token_ids):
-            return True
-        return matcher.consume_tokens(text) and matcher.is_accepting()
+        if not self._is_careful and state.matcher.deep_copy().validate_tokens(text) == len(text):
+            return len(text) == len(token_ids) or advanced(state.matcher, text).is_accepting()
+        for token_id in text:  # the sure way: a lexer at its limit counts too few
+            if not self._allowed(state)[token_id // 8] >> token_id % 8 & 1:
+                return False
+            state = self._advance(state, token_id)
+        return len(text) == len(token_ids) or state.is_accepted
 
     def _is_known(self, token_id: int) -> bool:
         """Whether an id stands for text in this constraint."""

@@ -89,13 +89,21 @@ def make_matcher(vocabulary: Vocabulary, lark: str) -> Matcher:
     limits = library.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
     matcher: Matcher = library.LLMatcher(vocabulary.native, lark + NO_FORCING, log_level=0, limits=limits)
     check(matcher)
-    _try_out(matcher.deep_copy(), vocabulary)
+    _try_out(matcher, vocabulary)
     return matcher
 
 
 def check(matcher: Matcher) -> None:
     if matcher.is_error():
         raise MatcherError(matcher.get_error())
+
+
+def advanced(matcher: Matcher, token_ids: Sequence[int]) -> Matcher:
+    """A copy that has taken these tokens."""
+    copy = matcher.deep_copy()
+    copy.consume_tokens(list(token_ids))
+    check(copy)
+    return copy
 
 
 def allowed_tokens(matcher: Matcher) -> bytes:
@@ -113,8 +121,7 @@ def _try_out(matcher: Matcher, vocabulary: Vocabulary) -> None:
             if not matcher.is_accepting():
                 raise MatcherError("no text matches it")
             return
-        matcher.consume_token((mask & -mask).bit_length() - 1)
-        check(matcher)
+        matcher = advanced(matcher, [(mask & -mask).bit_length() - 1])
 
 
 def _library() -> ModuleType:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_COMPILED = 64
+MAX_COMPILED = 32
 STACK_BYTES = 64 << 20
 _stack_lock = threading.Lock()  # the size of new threads' stacks belongs to the whole process
 
@@ -49,7 +49,7 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Compiles specs for one tokenizer. Thread-safe; keeps the 64 grammars used last, in memory alone.
+    """Compiles specs for one tokenizer. Thread-safe; keeps the 32 grammars used last, in memory alone.
 
     tokenizer   its ids 0 .. size - 1 are those that a text can have
     vocab_size  of the model; ids from the tokenizer's size on are never text
