@@ -48,5 +48,5 @@ def random_text(
 
 def _closing(tokenizer: Tokenizer) -> Floats:
     """(size,): what makes ends likely."""
-    bonus = {b'"': 30.0, b"}": 20.0, b"]": 20.0, b")": 20.0, b".": 20.0, b"/": 10.0, b" ": 10.0}
+    bonus = {b'"': 30.0, b"}": 20.0, b"]": 20.0, b")": 20.0, b".": 20.0, b"/": 25.0, b" ": 10.0}
     return np.array([bonus.get(tokenizer.token_bytes(i), 0.0) for i in range(tokenizer.size)], np.float32)
