@@ -50,10 +50,16 @@ def measure(model: ortgpt.Model, name: str) -> Figures:
     speeds = []
     for _ in range(ROUNDS):
         for prompt in PROMPTS:
-            before, own, after = (seconds(generate(model, which, prompt)) for which in ("greedy", name, "greedy"))
+            before, own, after = (
+                seconds(generate(model, which, prompt)) for which in ("greedy", name, "greedy")
+            )
             speeds.append((before + after) / 2 / own)
     ids = [result.token_ids for result in results]
-    raw = [logprob for result in results for logprob in model.score(result.token_ids, prompt=result.prompt).logprobs]
+    raw = [
+        logprob
+        for result in results
+        for logprob in model.score(result.token_ids, prompt=result.prompt).logprobs
+    ]
     known = [logprob for logprob in raw if logprob is not None]
     distinct = (share_of_distinct(ids, 1), share_of_distinct(ids, 2), share_of_distinct(ids, 3))
     return Figures(statistics.median(speeds), distinct, statistics.fmean(known), results[0].text)
@@ -72,12 +78,14 @@ def seconds(result: ortgpt.Result) -> float:
 
 def share_of_distinct(texts: Sequence[Sequence[int]], n: int) -> float:
     """Different n-grams over all n-grams, text by text, of all texts together (Li 2016)."""
-    grams = [tuple(ids[i : i + n]) + (number,) for number, ids in enumerate(texts) for i in range(len(ids) - n + 1)]
+    grams = [(number, *ids[i : i + n]) for number, ids in enumerate(texts) for i in range(len(ids) - n + 1)]
     return len(set(grams)) / max(1, len(grams))
 
 
 def page(figures: dict[str, Figures]) -> Iterator[str]:
-    yield HEAD.format(prompts=", ".join(f"“{prompt}”" for prompt in PROMPTS), tokens=MAX_NEW_TOKENS, seed=SEED)
+    yield HEAD.format(
+        prompts=", ".join(f"“{prompt}”" for prompt in PROMPTS), tokens=MAX_NEW_TOKENS, seed=SEED
+    )
     yield "| recipe | speed, times greedy's | distinct-1 | distinct-2 | distinct-3 | mean log-probability |"
     yield "|---|---|---|---|---|---|"
     for name, own in figures.items():
@@ -88,7 +96,9 @@ def page(figures: dict[str, Figures]) -> Iterator[str]:
         yield f"## {title}\n\n{about}\n"
         for name in names:
             yield f"**{name}**\n"
-            yield from (f"> {line}".rstrip() for line in f"{PROMPTS[0]}**{own_text(figures[name])}**".split("\n"))
+            yield from (
+                f"> {line}".rstrip() for line in f"{PROMPTS[0]}**{own_text(figures[name])}**".split("\n")
+            )
             yield ""
     yield FOOT
 

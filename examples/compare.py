@@ -83,7 +83,10 @@ RECIPES: dict[str, tuple[Strategy, OptionFields]] = {
     ),
     "forbidden words": (ortgpt.Greedy(), {"constraints": [ortgpt.Forbidden(["said", "little"])]}),
     "JSON schema": (ortgpt.Sampling(temperature=0.8), {"constraints": [ortgpt.JSONSchema(CARD)]}),
-    "regular expression": (ortgpt.Greedy(), {"constraints": [ortgpt.Regex(r" [A-Z][a-z]+ and [A-Z][a-z]+\.")]}),
+    "regular expression": (
+        ortgpt.Greedy(),
+        {"constraints": [ortgpt.Regex(r" [A-Z][a-z]+ and [A-Z][a-z]+\.")]},
+    ),
     "grammar": (ortgpt.Sampling(), {"constraints": [ortgpt.Grammar(RHYME)]}),
     "choice": (ortgpt.Greedy(), {"constraints": [ortgpt.Choice([" was sly.", " was hungry.", " slept."])]}),
 }

@@ -9,6 +9,9 @@ from functools import cached_property
 from ortgpt.constraint_specs import ConstraintSpec, Forbidden, Keywords
 from ortgpt.constraints.combined import AllOf
 from ortgpt.constraints.forbidden import ForbiddenWords
+from ortgpt.constraints.grammar import bind as bind_grammar
+from ortgpt.constraints.grammar_compiler import GrammarCompiler
+from ortgpt.constraints.grammar_source import GrammarSpec
 from ortgpt.constraints.keyword_forms import Keyword, make_keyword
 from ortgpt.constraints.keywords import KeywordTask
 from ortgpt.constraints.text_tail import find_word, fold_case
@@ -51,6 +54,10 @@ class ConstraintBinder:
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self._tokenizer)
 
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self._tokenizer, self._vocab_size)
+
     def bind(self, specs: Sequence[ConstraintSpec], sequel: Sequel) -> AllOf | None:
         """One constraint for all of them; None where there are none.
 
@@ -66,8 +73,11 @@ class ConstraintBinder:
                     forbidden, self.vocabulary, before=sequel.before, healed_text=sequel.healed_text
                 )
             )
+        forms = [spec for spec in specs if isinstance(spec, GrammarSpec)]
+        others += [bind_grammar(self.grammars.compile(spec), sequel.stop_token_ids) for spec in forms]
         keywords = self._keywords(specs, sequel, forbidden)
-        return AllOf(others, self._task(keywords, others, sequel) if keywords else None)
+        task = self._task(keywords, others, sequel, has_form=bool(forms)) if keywords else None
+        return AllOf(others, task)
 
     def _forbidden_words(self, specs: Sequence[ConstraintSpec]) -> list[tuple[str, bool]]:
         return [
@@ -99,7 +109,9 @@ class ConstraintBinder:
             for option, word, boost, is_needed in chosen.values()
         ]
 
-    def _task(self, keywords: Sequence[Keyword], others: Sequence[Constraint], sequel: Sequel) -> KeywordTask:
+    def _task(
+        self, keywords: Sequence[Keyword], others: Sequence[Constraint], sequel: Sequel, *, has_form: bool
+    ) -> KeywordTask:
         def admits(generated: Ids, token_ids: Sequence[int]) -> bool:
             return _leaves_out(sequel, generated, token_ids) and all(
                 other.fits(generated, token_ids) for other in others
@@ -114,7 +126,7 @@ class ConstraintBinder:
             healed_text=sequel.healed_text,
             others=admits,
             has_others=bool(others or sequel.excluded),
-            has_form=False,
+            has_form=has_form,
             is_boosted=not sequel.uses_banks,
             is_first_forced=sequel.is_first_forced,
         )

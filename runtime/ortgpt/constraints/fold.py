@@ -1,4 +1,4 @@
-"""A state that follows from a sequence's generated ids, remembered for the sequences that are running."""
+"""State that follows from a history, one id after the other, without relying on the order of calls."""
 
 from __future__ import annotations
 
@@ -6,42 +6,54 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from ortgpt.interfaces import Ids
 
 S = TypeVar("S")
 
+ID_BYTES = 8
+
 
 class Fold(Generic[S]):
-    """state(ids) = advance(state(ids[:-1]), ids[-1]), beginning with `start` for no ids.
+    """A pure function of token ids that remembers its latest results.
 
-    `advance` returns a new state and leaves the old one as it is, so states may be asked for in any
-    order: rows change places, beams share a beginning, guessed tokens are taken back. The latest
-    `size` states are kept; what has been dropped is computed again from the nearest one left.
+    state([]) is `start`, state(ids) is advance(state(ids[:-1]), ids[-1]). From a history that it remembers,
+    one token on is one step; from one that it has forgotten it starts at the longest beginning that it still
+    knows. So rows may change places, share their past and take tokens back.
+
+    start    the state before any id
+    advance  (state, id) -> a new state; never changes the one that it is given
+    size     how many states are remembered: for a step of all beams and that of their parents
     """
 
-    def __init__(self, start: S, advance: Callable[[S, int], S], *, size: int = 256) -> None:
+    def __init__(self, start: S, advance: Callable[[S, int], S], size: int = 256) -> None:
         self._start, self._advance, self._size = start, advance, size
         self._states: OrderedDict[bytes, S] = OrderedDict()
 
-    def __call__(self, generated: Ids, /) -> S:
-        """generated int64 (length,)"""
-        key = generated.tobytes()
-        found = self._states.get(key)
-        if found is not None:
+    def __call__(self, ids: Ids) -> S:
+        """The state after ids, int64 (length,). What `advance` raises is passed on and not remembered."""
+        key = np.asarray(ids, np.int64).tobytes()
+        if not key:
+            return self._start
+        if key in self._states:
             self._states.move_to_end(key)
-            return found
-        known = len(generated)
-        state = self._start
-        width = generated.itemsize
-        while known > 0:  # the nearest beginning that is still known, mostly one token shorter
-            known -= 1
-            nearest = self._states.get(key[: known * width]) if known else None
-            if nearest is not None:
-                state = nearest
-                break
-        for count in range(known, len(generated)):
-            state = self._advance(state, int(generated[count]))
-            self._states[key[: (count + 1) * width]] = state
-        while len(self._states) > self._size:
+            return self._states[key]
+        state = self._from_known(ids, key)
+        self._states[key] = state
+        if len(self._states) > self._size:
             self._states.popitem(last=False)
+        return state
+
+    def _from_known(self, ids: Ids, key: bytes) -> S:
+        known, state = len(ids) - 1, self._start
+        while known > 0:
+            beginning = key[: known * ID_BYTES]
+            if beginning in self._states:
+                self._states.move_to_end(beginning)
+                state = self._states[beginning]
+                break
+            known -= 1
+        for token_id in ids[known:].tolist():
+            state = self._advance(state, token_id)
         return state

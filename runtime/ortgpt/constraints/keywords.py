@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import chain, islice, permutations
 
 import numpy as np
@@ -178,7 +178,7 @@ class KeywordTask:
             for rest, total in self._ways(state)
             if total <= room
             and self._others(generated, rest)
-            and self._leads_on(state, generated, rest, room)
+            and (total < room or self._lines_up(generated, rest))  # else a token fits between
         }
         if ways:
             return _only(scores, ways)
@@ -186,33 +186,26 @@ class KeywordTask:
             raise ConstraintError(
                 f"no way is left to write the keywords at step {len(generated)}: {self._named(state)}"
             )
-        spaced = [form.token_ids for i in self._needed - state.met for form in self._spaced(i)]
-        openings = self._still_open(generated, scores, spaced)
+        openings = self._openings(generated, scores)
         return _only(scores, openings) if openings else scores
 
-    def _leads_on(self, state: KeywordState, generated: Ids, rest: tuple[int, ...], room: int) -> bool:
-        """Whether the other rules let the remaining keywords follow this one without a token between."""
-        after = self._state(np.array([*generated, *rest], np.int64))
+    def _lines_up(self, generated: Ids, first: tuple[int, ...]) -> bool:
+        """Whether the other rules admit these ids and then all keywords still missing, in some order."""
+        after = self._state(np.array([*generated, *first], np.int64))
         missing = self._needed - after.met - after.ending
-        if len(rest) + self._cost(missing) < room:
-            return True  # there is room for one
-        shortest = [min((f.token_ids for f in self._spaced(i)), key=len) for i in missing]
+        shortest = [min((form.token_ids for form in self._spaced(i)), key=len) for i in missing]
         orders = islice(permutations(shortest), MAX_ORDERS)
-        return any(self._others(generated, (*rest, *chain.from_iterable(order))) for order in orders)
+        return any(self._others(generated, (*first, *chain.from_iterable(order))) for order in orders)
 
     def _spaced(self, index: int) -> list[Form]:
         return [form for form in self._keywords[index].forms if form.is_spaced]
 
-    def _still_open(self, generated: Ids, scores: Floats, ways: Collection[tuple[int, ...]]) -> set[int]:
-        """Of the best tokens those behind which one of the ways is open to the other rules."""
+    def _openings(self, generated: Ids, scores: Floats) -> set[int]:
+        """Of the best tokens those behind which all keywords still missing fit."""
         count = min(LOOKED_AT, len(scores))
         best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
-        return {
-            int(token_id)
-            for token_id in best
-            if scores[token_id] > -np.inf
-            and any(self._others(generated, (int(token_id), *way)) for way in ways)
-        }
+        likely = (int(token_id) for token_id in best if scores[token_id] > -np.inf)
+        return {token_id for token_id in likely if self._lines_up(generated, (token_id,))}
 
     def _kept(self, state: KeywordState, scores: Floats) -> Floats:
         """No token that goes on with a keyword at the text's end; a stop may come."""
@@ -227,9 +220,10 @@ class KeywordTask:
         ways = {rest for rest, _ in self._ways(state) if self._others(generated, rest)}
         if not ways:
             return scores
-        allowed = {rest[0] for rest in ways}
+        # Where not all of them fit one after the other, those that do are written at once.
+        allowed = {rest[0] for rest in ways if self._lines_up(generated, rest)} or {rest[0] for rest in ways}
         if is_free:
-            allowed |= self._still_open(generated, scores, ways)
+            allowed |= self._openings(generated, scores)
         return _only(scores, allowed)
 
     def _named(self, state: KeywordState) -> str:

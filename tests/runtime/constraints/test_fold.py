@@ -1,49 +1,111 @@
-"""States remembered by the ids that lead to them."""
+"""State that follows from a history, against the plain loop."""
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
+import pytest
 
 from ortgpt.constraints.fold import Fold
+from ortgpt.interfaces import Ids
 
 
-def make_counting_fold(size: int) -> tuple[Fold[tuple[int, ...]], list[int]]:
-    advanced: list[int] = []
-
-    def advance(state: tuple[int, ...], token_id: int) -> tuple[int, ...]:
-        advanced.append(token_id)
-        return (*state, token_id)
-
-    return Fold((), advance, size=size), advanced
+def history(*ids: int) -> Ids:
+    return np.array(ids, np.int64)
 
 
-def test_a_state_is_that_of_its_ids_in_whatever_order_they_come() -> None:
-    rng = random.Random(3)
-    fold, _ = make_counting_fold(size=5)
-    for _ in range(500):
-        ids = [rng.randint(0, 2) for _ in range(rng.randint(0, 6))]
-        assert fold(np.array(ids, np.int64)) == tuple(ids)
+class Counting:
+    """The text of the ids so far; counts its steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __call__(self, state: str, token_id: int) -> str:
+        self.steps += 1
+        return f"{state}.{token_id}"
 
 
-def test_a_sequence_that_grows_is_advanced_once_per_token() -> None:
-    fold, advanced = make_counting_fold(size=4)
-    for length in range(50):
+def plain(ids: Ids) -> str:
+    return "".join(f".{token_id}" for token_id in ids)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 256])
+def test_the_state_follows_from_the_ids_in_any_order_of_calls(size: int) -> None:
+    rng = np.random.default_rng(size)
+    fold = Fold("", Counting(), size)
+    histories = [history()]
+    for _ in range(400):  # a tree of histories, asked for at random, parents and children and strangers
+        parent = histories[rng.integers(len(histories))]
+        histories.append(np.append(parent, rng.integers(4)))
+        asked = histories[rng.integers(len(histories))]
+        assert fold(asked) == plain(asked)
+
+
+def test_one_token_on_is_one_step() -> None:
+    advance = Counting()
+    fold = Fold("", advance)
+    for length in range(1, 100):
         fold(np.arange(length))
-        fold(np.arange(length))
-    assert advanced == list(range(49))
+    assert advance.steps == 99
 
 
-def test_branches_share_their_beginning() -> None:
-    fold, advanced = make_counting_fold(size=64)
-    fold(np.arange(10))
-    fold(np.array([*range(9), 77]))
-    assert advanced == [*range(10), 77]
+def test_a_remembered_history_takes_no_step() -> None:
+    advance = Counting()
+    fold = Fold("", advance)
+    fold(history(1, 2))
+    fold(history(1, 2))
+    assert advance.steps == 2
 
 
-def test_no_more_states_are_kept_than_asked_for() -> None:
-    fold, _ = make_counting_fold(size=7)
-    for start in range(100):
-        fold(np.arange(start, start + 20))
-    assert len(fold._states) == 7
+def test_several_tokens_on_start_at_the_longest_known_beginning() -> None:
+    advance = Counting()
+    fold = Fold("", advance)
+    fold(history(1, 2, 3))
+    assert fold(history(1, 2, 3, 4, 5)) == ".1.2.3.4.5"
+    assert advance.steps == 5
+
+
+def test_beams_of_two_steps_are_all_remembered() -> None:
+    advance = Counting()
+    fold = Fold("", advance, size=256)
+    for step in range(1, 4):
+        for beam in range(128):  # in one order, then the other: a parent is asked for again
+            fold(np.full(step, beam))
+    assert advance.steps == 3 * 128
+
+
+def test_the_latest_used_are_kept_and_the_others_forgotten() -> None:
+    advance = Counting()
+    fold = Fold("", advance, size=2)
+    fold(history(1))
+    fold(history(2))
+    fold(history(1))
+    fold(history(3))  # forgets 2
+    assert advance.steps == 3
+    fold(history(1))
+    assert advance.steps == 3
+    assert fold(history(2)) == ".2"
+    assert advance.steps == 4
+
+
+def test_an_error_is_passed_on_and_not_remembered() -> None:
+    broken = True
+
+    def advance(state: str, token_id: int) -> str:
+        if broken and token_id == 3:
+            raise ValueError("three")
+        return f"{state}.{token_id}"
+
+    fold = Fold("", advance)
+    with pytest.raises(ValueError, match="three"):
+        fold(history(1, 3))
+    broken = False
+    assert fold(history(1, 3)) == ".1.3"
+
+
+def test_views_of_a_longer_array_and_other_integers_are_the_same_history() -> None:
+    advance = Counting()
+    fold = Fold("", advance)
+    fold(history(1, 2))
+    assert fold(np.array([1, 9, 2, 9], np.int64)[::2]) == ".1.2"
+    assert fold(np.array([1, 2], np.int32)) == ".1.2"
+    assert advance.steps == 2
