@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -229,6 +230,44 @@ def test_only_what_cannot_grow_is_compiled_without_a_child(
     assert len(tried) == (0 if plain else 1)
 
 
+LARGEST: list[GrammarSpec] = [
+    Regex("(" * 64 + "a" + ")*" * 64),
+    Regex("a" * 8192),
+    Regex("|".join(map(str, range(1000, 2500)))),
+    Regex("(a{300}){300}"),
+    JSONSchema(nested(62)),
+    JSONSchema(chained_refs(64)),
+    JSONSchema({"type": "integer", "multipleOf": 10_000}),
+    JSONSchema({"enum": list(range(4096))}),
+    JSONSchema({"type": "string", "maxLength": 65_536}),
+    JSONSchema({"type": "object", "properties": {f"p{i}": {} for i in range(400)}}),
+    Grammar("start: " + "(" * 64 + '"a"' + ")*" * 64),
+    Grammar("start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4000)) + 'r4000: "a"'),
+    Grammar("start: R0\n" + "".join(f"R{i}: R{i + 1}\n" for i in range(4000)) + 'R4000: "a"'),
+    Choice([f"{i:015}" for i in range(4096)]),
+    Choice(["a" * 65_536]),
+]
+
+
+@pytest.mark.parametrize("spec", LARGEST, ids=lambda spec: str(spec)[:30])
+def test_what_is_just_within_the_limits_is_compiled(spec: GrammarSpec) -> None:
+    bound = bind(COMPILER.compile(spec), [256])
+    assert np.isfinite(bound.apply(np.array([], np.int64), np.zeros(257, np.float32))).any()
+
+
+def test_the_child_has_limits_of_its_own() -> None:
+    code = (
+        "import resource; from ortgpt.constraints.grammar_child import set_limits; set_limits()\n"
+        "kinds = resource.RLIMIT_CORE, resource.RLIMIT_AS, resource.RLIMIT_CPU\n"
+        "print([resource.getrlimit(kind)[0] for kind in kinds])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    core, memory, seconds = json.loads(run.stdout)
+    assert core == 0
+    assert memory <= 1 << 30
+    assert seconds <= 1
+
+
 def test_a_grammar_is_tried_and_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     monkeypatch.setattr(grammar_compiler, "check_in_child", lambda option, lark: tried.append(lark))
@@ -277,7 +316,7 @@ def test_a_failure_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_compile_at_once_and_their_stacks_stay_as_they_are() -> None:
-    before = threading.stack_size()
+    before = threading.stack_size(1 << 20)
     compiler = GrammarCompiler(BYTES, 257)
     specs: list[GrammarSpec] = [Regex(f"a{{{i % 5 + 1}}}") for i in range(12)]
     with ThreadPoolExecutor(6) as pool:
@@ -286,7 +325,7 @@ def test_threads_compile_at_once_and_their_stacks_stay_as_they_are() -> None:
         assert isinstance(spec, Regex)
         count = int(spec.pattern[2:-1])
         assert bind(one, [256]).is_complete(np.array([ord("a")] * count))
-    assert threading.stack_size() == before
+    assert threading.stack_size(before) == 1 << 20
 
 
 def test_threads_share_a_grammar() -> None:
