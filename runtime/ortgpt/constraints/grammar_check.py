@@ -28,7 +28,7 @@ def check_in_child(option: str, lark: str) -> None:
     """
     try:
         done = subprocess.run(
-            [_interpreter(), "-I", "-S", "-c", _START, *_package_folders()],
+            [_interpreter(), "-I", "-S", "-B", "-c", _START, *_package_folders()],
             input=lark.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
