@@ -93,6 +93,11 @@ HOSTILE: dict[str, tuple[str, Callable[[], GrammarSpec]]] = {
 }
 
 
+def test_a_grammar_that_no_text_matches_is_told_so() -> None:
+    with pytest.raises(OptionError, match=r"regex can't be followed: no text"):
+        COMPILER.compile(Regex(r"[^\x00-\u{10ffff}]"))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_grammars_are_option_errors(name: str) -> None:
     """FAULTS 40"""
