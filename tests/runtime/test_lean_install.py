@@ -14,7 +14,7 @@ import ortgpt
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-lean" / "bin" / "python"
 # Not huggingface_hub: tokenizers brings it along.
-ABSENT = ("torch", "transformers", "onnx", "safetensors", "optimum", "ml_dtypes")
+ABSENT = ("torch", "transformers", "onnx", "safetensors", "optimum", "ml_dtypes", "llguidance")
 
 
 def run(*command: str, **options: str) -> subprocess.CompletedProcess[str]:

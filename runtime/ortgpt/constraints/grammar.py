@@ -89,12 +89,13 @@ class GrammarConstraint:
         try:
             return look(self._fold(generated))
         except MatcherError:
-            # All texts of this grammar share a lexer, so others may have used it up. From now on the work is
-            # done in small steps: the backend bounds what it does from one mask to the next.
-            self._grammar.renew(self._root)
-            self._is_careful = True
-            self._start()
+            pass
+        # All texts of this grammar share a lexer, so others may have used it up. From now on the work is done
+        # in small steps: the backend bounds what it does from one mask to the next.
+        self._is_careful = True
         try:
+            self._grammar.renew(self._root)
+            self._start()
             return look(self._fold(generated))
         except MatcherError as error:
             raise ConstraintError(f"the text can't be continued in the form asked for: {error}") from None

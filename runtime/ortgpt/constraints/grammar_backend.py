@@ -32,6 +32,7 @@ class MatcherError(Exception):
 
     def __init__(self, raw: str) -> None:
         first, *rest = [line.strip() for line in raw.splitlines()] or ["no reason given"]
+        first = first.replace("NoExtensionBias", "no text goes on from here")
         causes = [line.removeprefix("error: ") for line in rest if line.startswith("error: ")]
         super().__init__(_PLACE.sub("", ": ".join([first.rstrip(":"), *causes]))[:400])
 

@@ -1,7 +1,7 @@
 """Tries a grammar out where it can do no harm.
 
-llguidance is native code: a hostile grammar can overflow its stack, which no exception handler survives, or
-keep it busy for minutes. So a grammar is compiled in a child process first, with limits on time and memory.
+llguidance is native code: a hostile grammar can overflow its stack, which no handler catches, or keep it busy
+for minutes. So a grammar is compiled in a child process first, with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_in_child(option: str, lark: str) -> None:
     """
     try:
         done = subprocess.run(
-            [_interpreter(), "-I", "-S", "-c", _START, *_package_folders()],
+            [_interpreter(), "-I", "-S", "-B", "-c", _START, *_package_folders()],
             input=lark.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

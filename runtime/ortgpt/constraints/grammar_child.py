@@ -19,13 +19,18 @@ STACK_BYTES = 16 << 20  # a quarter of what the caller has, so that what passes 
 
 
 def main() -> None:
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
-    _limit(resource.RLIMIT_CPU, CPU_SECONDS)
+    set_limits()
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=_compile)
     thread.start()
     thread.join()
+
+
+def set_limits() -> None:
+    """Of this process, for good: memory, seconds of work, and no core dump."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _limit(resource.RLIMIT_CPU, CPU_SECONDS)
 
 
 def _limit(kind: int, value: int) -> None:

@@ -324,6 +324,6 @@ def test_a_long_history_is_made_again_in_small_steps() -> None:
 
 def test_multiples_of_a_large_number_are_followed() -> None:
     bound = constraint(JSONSchema({"type": "integer", "multipleOf": 9973}))
-    for number in (0, 9973, -9973, 9973 * 12345, 9974, 5):
+    for number in (0, 9973, 9973 * 12345, 9974, 5):
         fits = bound.fits(ids_of(""), [*str(number).encode(), STOP])
         assert fits is (number % 9973 == 0)
