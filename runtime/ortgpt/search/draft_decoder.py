@@ -96,7 +96,7 @@ class DraftDecoder:
         # Several rows run in one pass only if none has a single new token: so an old one is read again.
         fewest = 1 if len(histories) == 1 else 2
         for read, ids in zip(self._reads, histories, strict=True):
-            read.length = min(read.num_shared(ids), len(ids) - fewest)
+            read.length = min(read.num_shared(ids), max(0, len(ids) - fewest))
             read.guesses = []
         self._trim()
         new = [ids[read.length :] for read, ids in zip(self._reads, histories, strict=True)]
