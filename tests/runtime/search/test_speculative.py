@@ -299,6 +299,24 @@ def test_drafted_tokens_follow_the_models_distribution() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 37.7  # once in a thousand, 15 degrees of freedom
 
 
+@pytest.mark.parametrize("guess", [right, wrong, half_right])
+def test_a_budget_follows_the_rows_that_go_on(guess: Guess) -> None:
+    """Each with the draft length that it has earned: here the last one, as its guesses alone are right."""
+    last = PROMPTS[2]
+    rooms: list[int] = []
+
+    def by_row(history: tuple[int, ...], room: int) -> list[int]:
+        if history[:2] != last:
+            return guess(history, room)
+        rooms.append(room)
+        return right(history, room)
+
+    ends = [4, 9, 60]
+    driven = drive(by_row, make_rows(PROMPTS), ends, budget=DraftBudget(3, 8))
+    assert driven.tokens == [slow_greedy(prompt, end) for prompt, end in zip(PROMPTS, ends, strict=True)]
+    assert max(rooms) == 8
+
+
 def test_wrong_guesses_are_bounded_by_the_budget() -> None:
     fed = []
 
@@ -346,10 +364,13 @@ def test_no_guess_goes_past_the_tokens_that_are_asked_for(guess: Guess) -> None:
 
 @pytest.mark.parametrize("guess", [right, wrong, half_right])
 @pytest.mark.parametrize("capabilities", [None, NOT_RAGGED])
-def test_drafts_and_padding_stay_inside_the_context(guess: Guess, capabilities: Capabilities | None) -> None:
+@pytest.mark.parametrize("max_length", [13, 1000])
+def test_drafts_and_padding_stay_inside_the_context(
+    guess: Guess, capabilities: Capabilities | None, max_length: int
+) -> None:
     """The decoder refuses what goes beyond; the last token of a full context is never fed back."""
     decoder = FakeDecoder(VOCAB, 12, rows=3, capabilities=capabilities)
-    rows = make_rows(PROMPTS, max_length=13)
+    rows = make_rows(PROMPTS, max_length=max_length)
     driven = drive(guess, rows, [10, 12, 11], decoder=decoder, longest=5)
     assert driven.tokens == [slow_greedy(prompt, 13 - len(prompt)) for prompt in PROMPTS]
 
