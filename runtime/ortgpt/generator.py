@@ -15,19 +15,19 @@ from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, shown
 from ortgpt.constraints.binding import ConstraintBinder
-from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
+from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
-from ortgpt.manifest import Manifest
+from ortgpt.manifest import WEIGHTS_NAME, Manifest
 from ortgpt.option_checks import MAX_SEED
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
 from ortgpt.results import Result, Score
 from ortgpt.run import Request
 from ortgpt.scoring import score_tokens
-from ortgpt.strategies import BeamSearch, Greedy, Strategy
+from ortgpt.strategies import BeamSearch, Greedy, Sampling, Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 from ortgpt.transcript import Transcript
@@ -136,11 +136,11 @@ class Model:
         read = [self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         results: list[Result | None] = []
         first_error = None
-        chosen = _strategy(strategy, checked)
+        chosen, draft_cost = _strategy(strategy, checked), self._draft_cost(checked)
         size = max(1, MAX_BATCH_ROWS // rows_per_prompt(chosen, checked))
         for begin in range(0, len(read), size):
             part = slice(begin, begin + size)
-            request = Request(read[part], seeds[part], chosen, checked, started)
+            request = Request(read[part], seeds[part], chosen, checked, started, draft_cost)
             generation = self._generation(request)
             for _ in generation.events():
                 pass
@@ -217,6 +217,22 @@ class Model:
         options.check_against(self.manifest.architecture.vocab_size)
         return options
 
+    def _draft_cost(self, options: Options) -> float:
+        """Of a pass of the draft model, in passes of this one: their time is that of reading the weights."""
+        draft = options.draft
+        if draft is None:
+            return 0.0
+        if not isinstance(draft, Model):
+            raise OptionError("draft", f"must be a loaded model, got {shown(draft)}")
+        if draft._session.is_closed:
+            raise OrtgptError("the draft model is closed", hint="load it again with ortgpt.load")
+        _check_draft(draft, self)
+        return draft._weight_bytes / self._weight_bytes
+
+    @property
+    def _weight_bytes(self) -> int:
+        return self.manifest.files[WEIGHTS_NAME].size
+
     def _prompt(self, value: object, option: str) -> Prompt:
         return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
 
@@ -239,6 +255,7 @@ class Model:
             strategy=_strategy(strategy, checked),
             options=checked,
             started=started,
+            draft_cost=self._draft_cost(checked),
         )
         return self._generation(request, decoder, at_end)
 
@@ -257,6 +274,21 @@ def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
         raise BundleError(f"tokenizer.json has {tokenizer.size} ids, the manifest says {expected}")
 
 
+def _check_draft(draft: Model, model: Model) -> None:
+    """A draft model's ids have to mean the same texts, and to be all that prompts may hold."""
+    own, other = model.tokenizer, draft.tokenizer
+    if own is other:
+        return
+    if other.size != own.size:
+        raise OptionError("draft", f"has a tokenizer of {other.size} ids, the model's has {own.size}")
+    for token_id in range(own.size):
+        if other.token_bytes(token_id) != own.token_bytes(token_id):
+            raise OptionError("draft", f"has another tokenizer: its id {token_id} stands for another text")
+    if draft.manifest.architecture.vocab_size < model.manifest.architecture.vocab_size:
+        sizes = [one.manifest.architecture.vocab_size for one in (draft, model)]
+        raise OptionError("draft", f"has a vocabulary of {sizes[0]} ids, the model's has {sizes[1]}")
+
+
 def rows_per_prompt(strategy: Strategy, options: Options) -> int:
     """Decoder rows that a prompt takes."""
     return strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
@@ -269,6 +301,9 @@ def _strategy(strategy: Strategy | None, options: Options) -> Strategy:
         return Greedy()
     if not isinstance(strategy, Strategy):
         raise OptionError("strategy", f"must be a strategy such as Greedy(), got {shown(strategy)}")
+    if options.is_drafted and not isinstance(strategy, Greedy | Sampling):
+        name = "prompt_lookup" if options.prompt_lookup else "draft"
+        raise OptionError(name, f"is for greedy decoding and sampling, not for {type(strategy).__name__}")
     return strategy
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the command line reads options without loading numpy
 
 MAX_NEW_TOKENS = 2**31 - 1
 DRY_BASE, DRY_ALLOWED_LENGTH, DRY_SEQUENCE_BREAKERS = 1.75, 2, ("\n", ":", '"', "*")
-MAX_DRAFT_TOKENS = 64
+NUM_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 8, 64
 MAX_SEQUENCES = 128  # of one prompt: bounds the cache that one call can ask for
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Steps, Tokenizer
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Steps, Tokenizer
 from ortgpt.logits.drawing import draw
 from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.manifest import Architecture
+from ortgpt.options import NUM_DRAFT_TOKENS
 from ortgpt.results import Event, ResultChoice
 from ortgpt.run import Request, Run, make_rng
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
+from ortgpt.search.draft_budget import DraftBudget
+from ortgpt.search.draft_decoder import DraftDecoder
+from ortgpt.search.drafts import Drafter, PromptLookup
 from ortgpt.search.history import History
-from ortgpt.search.sample import Pick, SampledRow, pick_best, sample_steps
+from ortgpt.search.sample import Pick, pick_best, sample_steps
+from ortgpt.search.speculative import DraftedRow, speculative_steps
 from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampling, Strategy
 
 
@@ -78,6 +84,8 @@ class RowRun(Run):
                     if row in step.errors:
                         choice.error = step.errors[row]
                         continue
+                    if step.token_ids[row] < 0:
+                        continue  # others have more guessed tokens
                     token_id, logprob = int(step.token_ids[row]), float(step.logprobs[row])
                     yield index, choice.feed(token_id, logprob, step.logits[row], is_late=is_late)
                 going = [row for row, (_, choice) in enumerate(running) if not choice.is_done]
@@ -100,14 +108,33 @@ class RowRun(Run):
             contrastive = [self._contrastive_row(source, outputs.hidden[source]) for source in sources]
             self.decoder.reorder(sources)
             return contrastive_steps(self.decoder, logits, contrastive, strategy)
+        sampled = [self._sampled_row(row // n, row % n) for row in rows]
+        if self.request.options.is_drafted:
+            guided = None if outputs.guided is None else outputs.guided[sources]
+            self.decoder.reorder(sources)
+            return self._speculative_steps(Outputs(logits, None, guided), sampled)
         self.decoder.reorder(sources)
-        return sample_steps(self.decoder, logits, [self._sampled_row(row // n, row % n) for row in rows])
+        return sample_steps(self.decoder, logits, sampled)
 
-    def _sampled_row(self, index: int, sequence: int) -> SampledRow:
+    def _speculative_steps(self, first: Outputs, rows: Sequence[DraftedRow]) -> Steps:
+        options = self.request.options
+        drafter: Drafter = PromptLookup(len(rows))
+        if options.draft is not None:
+            drafter = DraftDecoder(options.draft, self.decoder.vocab_size)
+        budget = DraftBudget(
+            len(rows),
+            NUM_DRAFT_TOKENS if options.num_draft_tokens is None else options.num_draft_tokens,
+            drafter_cost=self.request.draft_cost,
+            ragged_widths=self.decoder.capabilities.ragged_widths,
+        )
+        return speculative_steps(self.decoder, first, rows, drafter, budget)
+
+    def _sampled_row(self, index: int, sequence: int) -> DraftedRow:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]
         pick = make_pick(self.request.strategy, make_rng(seed, sequence))
-        process = self.make_process(prompt, self._budgets[index], self._constraints[index])
-        return SampledRow(History(prompt.token_ids), process, pick)
+        budget = self._budgets[index]
+        process = self.make_process(prompt, budget, self._constraints[index])
+        return DraftedRow(History(prompt.token_ids), process, pick, len(prompt.token_ids) + budget)
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
@@ -125,14 +152,32 @@ def make_pick(strategy: Strategy, rng: np.random.Generator) -> Pick:
         return pick_best
     warp = make_warpers(strategy, rng)
     if strategy.mirostat_tau == 0:
-        return lambda token_ids, scores: draw(warp(token_ids, scores), rng)
+        return Draw(warp, rng)
     eta = MIROSTAT_ETA if strategy.mirostat_eta is None else strategy.mirostat_eta
-    mirostat = Mirostat(strategy.mirostat_tau, eta)
+    return MirostatDraw(warp, rng, Mirostat(strategy.mirostat_tau, eta))
 
-    def pick(token_ids: Ids, scores: Floats) -> int:
-        truncated = mirostat.truncate(warp(token_ids, scores))
-        token_id = draw(truncated, rng)
-        mirostat.learn(truncated, token_id)
+
+@dataclass
+class Draw:
+    """Draws from what the filters leave."""
+
+    warp: Processor
+    rng: np.random.Generator
+
+    def __call__(self, token_ids: Ids, scores: Floats) -> int:
+        return draw(self.warp(token_ids, scores), self.rng)
+
+
+@dataclass
+class MirostatDraw:
+    """Draws from what mirostat leaves, which learns from it."""
+
+    warp: Processor
+    rng: np.random.Generator
+    mirostat: Mirostat
+
+    def __call__(self, token_ids: Ids, scores: Floats) -> int:
+        truncated = self.mirostat.truncate(self.warp(token_ids, scores))
+        token_id = draw(truncated, self.rng)
+        self.mirostat.learn(truncated, token_id)
         return token_id
-
-    return pick

@@ -27,13 +27,18 @@ from ortgpt.strategies import Strategy
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller asked for. seeds: one per prompt."""
+    """What the caller asked for.
+
+    seeds       one per prompt
+    draft_cost  of a pass of options.draft, in passes of the model
+    """
 
     prompts: Sequence[Prompt]
     seeds: Sequence[int]
     strategy: Strategy
     options: Options
     started: float  # time.perf_counter() when the call came in
+    draft_cost: float = 0.0
 
 
 @dataclass

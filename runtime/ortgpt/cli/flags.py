@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ortgpt.checks import shown
 from ortgpt.cli.arguments import PANELS, flag
+from ortgpt.cli.loading import UnloadedModel
 from ortgpt.cli.prompt_input import parse_biases, parse_ids
 from ortgpt.errors import OptionError
 from ortgpt.options import Options
@@ -111,6 +113,21 @@ BeginSuppressTokens = Annotated[
 SequenceBias = Annotated[
     list[str] | None, flag(Options, "sequence_bias", "Added where TEXT would come (repeatable).", "TEXT=X")
 ]
+PromptLookup = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-lookup",
+        help="Guess tokens from what the text repeats: the same text, sooner.",
+        rich_help_panel=PANELS[Options],
+    ),
+]
+Draft = Annotated[
+    Path | None,
+    flag(Options, "draft", "Guess tokens with this smaller bundle: the same text, sooner.", "DIR"),
+]
+NumDraftTokens = Annotated[
+    int | None, flag(Options, "num_draft_tokens", "At most N guesses at a time; 8.", "N")
+]
 
 
 def read_option_flags(fields: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +138,8 @@ def read_option_flags(fields: dict[str, Any]) -> dict[str, Any]:
             read[name] = parse_ids(name, read[name])
     if "logit_bias" in read:
         read["logit_bias"] = parse_biases(read["logit_bias"])
+    if "draft" in read:
+        read["draft"] = UnloadedModel(read["draft"])
     if "sequence_bias" in read:
         read["sequence_bias"] = parse_text_biases(read["sequence_bias"])
     if read.get("dry_sequence_breakers") == ["none"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -135,6 +136,9 @@ def generate(
     regex: constraint_flags.RegexFlag = None,
     grammar: constraint_flags.GrammarFlag = None,
     choice: constraint_flags.ChoiceFlag = None,
+    prompt_lookup: flags.PromptLookup = False,
+    draft: flags.Draft = None,
+    num_draft_tokens: flags.NumDraftTokens = None,
     logprobs: Annotated[
         int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
     ] = None,
@@ -174,7 +178,10 @@ def generate(
     if logprobs is not None and not as_json:
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
-    with load_model(model, provider, threads) as loaded:
+    with contextlib.ExitStack() as stack:
+        loaded = stack.enter_context(load_model(model, provider, threads))
+        if draft is not None:
+            options["draft"] = stack.enter_context(load_model(draft, provider, threads))
         num_choices = max(options.get("n", 1), num_return_sequences or 1)
         if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1:
             results = [_stream(loaded, prompts[0], chosen, options)]
@@ -193,7 +200,7 @@ def generate(
 
 def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
-    fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given[name])}
+    fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given.get(name))}
     options = cast(OptionFields, flags.read_option_flags(fields))
     options["constraints"] = constraint_flags.read_constraints(given)
     make_options(options)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ortgpt.cli.arguments import ProviderName
+from ortgpt.errors import OrtgptError
 
 if TYPE_CHECKING:
     from ortgpt.generator import Model
+    from ortgpt.interfaces import Decoder
+
+
+@dataclass(frozen=True)
+class UnloadedModel:
+    """Stands for a model until the options have been checked, which is before anything is loaded."""
+
+    path: Path
+
+    def decoder(self, rows: int = 1) -> Decoder:
+        raise OrtgptError(f"{self.path} has not been loaded")
 
 
 def load_model(path: Path, provider: ProviderName, threads: int | None) -> Model:

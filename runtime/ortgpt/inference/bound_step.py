@@ -16,13 +16,14 @@ from ortgpt.manifest import Manifest
 # Added to attention scores to hide a position: far below any score, far from overflow.
 HIDDEN = np.float32(-1e30)
 
+StepKey = tuple[int, int, int, int, int, bool]
+"""(generation of the cache's buffer, first row, last row + 1, width, outputs, with hidden states)"""
+
 
 class BoundStep:
     """What a run needs besides the weights; a decode loop keeps using one."""
 
-    def __init__(
-        self, key: tuple[int, int, int, int, int, bool], session: Session, manifest: Manifest, cache: Cache
-    ) -> None:
+    def __init__(self, key: StepKey, session: Session, manifest: Manifest, cache: Cache) -> None:
         _, first, last, width, num_outputs, hidden = self.key = key
         rows = last - first
         shape = manifest.architecture

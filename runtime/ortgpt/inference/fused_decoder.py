@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ortgpt.errors import ContextLengthError, OptionError
-from ortgpt.inference.bound_step import BoundStep
+from ortgpt.inference.bound_step import BoundStep, StepKey
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call, plan_calls
 from ortgpt.inference.session import Session
@@ -19,6 +19,7 @@ from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs
 from ortgpt.manifest import Manifest
 
 DEFAULT_CHUNK = 512
+KEPT_LOGITS = 64  # rows of logits that bound steps kept for reuse may hold together
 
 
 class FusedDecoder:
@@ -32,7 +33,7 @@ class FusedDecoder:
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
         self._cache = Cache(manifest.architecture, rows)
-        self._step: BoundStep | None = None
+        self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._added: list[int] = [0] * rows  # widths of the last extend, for keep
         self._siblings = False
         self.context = manifest.architecture.context
@@ -119,7 +120,7 @@ class FusedDecoder:
         self._added = [0] * self.num_rows
 
     def release(self) -> None:
-        self._step = None
+        self._steps.clear()
         self._cache.release()
         self._added = []
 
@@ -147,15 +148,26 @@ class FusedDecoder:
         """One run of the graph; brings the lengths of its rows up to date."""
         num_outputs = call.width if outputs == "all" else int(call.is_end)
         key = (self._cache.generation, call.first, call.last, call.width, num_outputs, hidden)
-        if self._step is None or self._step.key != key:
-            self._step = BoundStep(key, self._session, self._manifest, self._cache)
-        step = self._step
+        step = self._bound_step(key)
         lengths = self._cache.lengths[call.first : call.last]
         step.fill(call, new[call.first : call.last], lengths, siblings)
         self._session.run(step.binding)
         for row, count in enumerate(call.counts, start=call.first):
             self._cache.record(row, new[row][call.begin : call.begin + count], siblings=siblings)
         return Outputs(step.logits, step.hidden)
+
+    def _bound_step(self, key: StepKey) -> BoundStep:
+        """One with these shapes: drafts of changing widths find theirs again."""
+        if any(step.key[0] != key[0] for step in self._steps.values()):
+            self._steps.clear()  # they are bound to a buffer that the cache has left
+        step = self._steps.pop(key, None)
+        self._steps[key] = step or BoundStep(key, self._session, self._manifest, self._cache)
+        while (
+            len(self._steps) > 1
+            and sum(one.logits[..., 0].size for one in self._steps.values()) > KEPT_LOGITS
+        ):
+            del self._steps[next(iter(self._steps))]
+        return self._steps[key]
 
 
 class _Collected:

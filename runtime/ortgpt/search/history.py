@@ -13,7 +13,7 @@ class History:
     """Appending is amortised constant; `ids` is a view, valid until the next append."""
 
     def __init__(self, prompt: Sequence[int] | Ids) -> None:
-        self._length = len(prompt)
+        self._length = self._prompt_length = len(prompt)
         self._buffer: Ids = np.empty(2 * self._length + 32, np.int64)
         self._buffer[: self._length] = prompt
 
@@ -21,6 +21,19 @@ class History:
     def ids(self) -> Ids:
         """int64 (length,)"""
         return self._buffer[: self._length]
+
+    @property
+    def prompt(self) -> Ids:
+        """int64 (length,): what it began with."""
+        return self._buffer[: self._prompt_length]
+
+    @property
+    def num_new(self) -> int:
+        """How many have been appended to the prompt."""
+        return self._length - self._prompt_length
+
+    def __len__(self) -> int:
+        return self._length
 
     def append(self, token_id: int) -> None:
         if self._length == len(self._buffer):
@@ -31,5 +44,6 @@ class History:
     def extended(self, token_id: int) -> History:
         """A new history with one token more; this one stays as it is."""
         twin = History(self.ids)
+        twin._prompt_length = self._prompt_length
         twin.append(token_id)
         return twin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ortgpt.numerics import log_normaliser
 from ortgpt.search.history import History
 
 Pick = Callable[[Ids, Floats], int]
-"""(token_ids, processed scores (vocab,)) -> the chosen id."""
+"""(token_ids, processed scores (vocab,)) -> the chosen id. `copy.deepcopy` gives one in the same state."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,40 @@ def sample_steps(decoder: Decoder, logits: Floats, rows: Sequence[SampledRow]) -
     The model does not run again until the generator is resumed, so no pass is wasted on a last token.
     A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
     """
-    step_number = 0
+    scores = logits
     while True:
-        step = _choose(rows, logits[:, -1], step_number)
+        step = choose_tokens(rows, logits[:, -1], scores[:, -1])
         going = yield step
         if not len(going):
             return
         rows = [rows[row] for row in going]
         if len(rows) < decoder.num_rows:
             decoder.reorder(going)
-        logits = decoder.extend(step.token_ids[going][:, None]).logits
-        step_number += 1
+        outputs = decoder.extend(step.token_ids[going][:, None])
+        logits, scores = outputs.logits, outputs.scores
 
 
-def _choose(rows: Sequence[SampledRow], logits: Floats, step_number: int) -> Step:
-    """One token per row from raw logits (rows, vocab)."""
+def choose_tokens(
+    rows: Sequence[SampledRow], logits: Floats, scores: Floats, *, waiting: Collection[int] = ()
+) -> Step:
+    """One token for each row but those that wait, from raw logits and what the processors see of them.
+
+    logits, scores  (rows, vocab)
+    """
     token_ids = np.full(len(rows), -1, np.int64)
     logprobs = np.full(len(rows), np.nan)
     errors: dict[int, OrtgptError] = {}
     for index, row in enumerate(rows):
+        if index in waiting:
+            continue
         raw = logits[index]
         normaliser = log_normaliser(raw)
         if not np.isfinite(normaliser):
-            errors[index] = NonFiniteLogitsError(step_number)
+            errors[index] = NonFiniteLogitsError(row.history.num_new)
             continue
         history = row.history.ids
         try:
-            token_id = row.pick(history, row.process(history, raw))
+            token_id = row.pick(history, row.process(history, scores[index]))
         except ConstraintError as error:
             errors[index] = error
             continue

@@ -40,6 +40,8 @@ OPTION_FLAGS: dict[str, tuple[list[str], Any]] = {
     "suppress_tokens": (["5", "6,7"], [5, 6, 7]),
     "begin_suppress_tokens": (["5,6"], [5, 6]),
     "sequence_bias": (["golden key=1.5", "a=b=-inf"], {"golden key": 1.5, "a=b": -float("inf")}),
+    "prompt_lookup": ([], True),
+    "num_draft_tokens": (["3"], 3),
     "logprobs": (["0"], 0),
     "max_time": (["0"], 0.0),
 }
@@ -61,7 +63,8 @@ SAMPLING_FLAGS: dict[str, tuple[list[str], Any]] = {
     "order": (["top_k,top_p", "temperature"], ("top_k", "top_p", "temperature")),
 }
 # What a field needs beside it.
-NEEDED: dict[str, dict[str, float]] = {
+NEEDED: dict[str, dict[str, float | bool]] = {
+    "num_draft_tokens": {"prompt_lookup": True},
     "dry_base": {"dry_multiplier": 0.5},
     "dry_allowed_length": {"dry_multiplier": 0.5},
     "dry_sequence_breakers": {"dry_multiplier": 0.5},
@@ -89,6 +92,8 @@ REFUSED = [
     ("logit-bias", "five=1"),
     ("logit-bias", "5=many"),
     ("logit-bias", "5=nan"),
+    ("num-draft-tokens", "0"),
+    ("num-draft-tokens", "8"),
     ("logprobs", "-1"),
     ("max-time", "-1"),
     ("temperature", "-0.1"),
@@ -128,8 +133,9 @@ def flag(field: str) -> str:
 def arguments_of(field: str, values: list[str]) -> list[str]:
     """The flag with its values, and those that it needs beside it."""
     given = [part for value in values for part in (flag(field), value)] or [flag(field)]
+    needed = NEEDED.get(field, {}).items()
     return given + [
-        part for name, value in NEEDED.get(field, {}).items() for part in (flag(name), str(value))
+        part for name, value in needed for part in (flag(name), *([] if value is True else [str(value)]))
     ]
 
 
@@ -161,7 +167,7 @@ def test_every_field_of_options_and_sampling_has_a_flag() -> None:
     flags = {name for parameter in command.params for name in parameter.opts}
     fields = {entry.name for entry in (*dataclasses.fields(Options), *dataclasses.fields(Sampling))}
     assert {flag(field) for field in fields - {"processors"}} <= flags
-    assert {*OPTION_FLAGS, *SAMPLING_FLAGS} == fields - {"processors"}
+    assert {*OPTION_FLAGS, *SAMPLING_FLAGS, "draft"} == fields - {"processors"}
 
 
 @pytest.mark.parametrize("field", OPTION_FLAGS)
@@ -172,6 +178,26 @@ def test_an_option_reaches_the_library_as_its_field_and_lists_by_repetition(fiel
     fields = {field: expected, **NEEDED.get(field, {})}
     assert recorder.request == ("The fox", Greedy(), fields)
     assert make_options(recorder.request[2]) == Options(**fields)
+
+
+def test_a_draft_bundle_is_loaded_like_the_model_and_reaches_the_library(invoke, monkeypatch) -> None:
+    model, draft, loaded = Recorder(), Recorder(), []
+
+    def load(path: Path, *how: object) -> Recorder:
+        loaded.append((str(path), *how))
+        return {"x": model, "small": draft}[str(path)]
+
+    monkeypatch.setattr(generate, "load_model", load)
+    invoke("generate", "The fox", "-m", "x", "--draft", "small", "--num-draft-tokens", "3", "--threads", "2")
+    assert model.request == ("The fox", Greedy(), {"draft": draft, "num_draft_tokens": 3})
+    assert loaded == [("x", "auto", 2), ("small", "auto", 2)]
+
+
+def test_draft_and_prompt_lookup_together_are_a_usage_error_before_anything_is_loaded(
+    invoke, tmp_path
+) -> None:
+    shown = invoke("generate", "x", "-m", tmp_path / "none", "--draft", tmp_path / "no", "--prompt-lookup")
+    assert (shown.code, shown.err) == (2, "error: --draft does not go with prompt_lookup: choose one\n")
 
 
 @pytest.mark.parametrize("field", SAMPLING_FLAGS)

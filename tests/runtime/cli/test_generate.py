@@ -185,6 +185,16 @@ def test_prompts_that_fail_do_not_take_the_others_results_with_them(invoke, nan_
     assert shown.err.startswith("error: the model produced non-finite logits at step 0\nhint: ")
 
 
+def test_guessed_tokens_change_nothing_but_the_time(invoke, storyteller_bundle, tmp_path) -> None:
+    asked = ("generate", PROMPT, "-m", storyteller_bundle, *SAMPLED, "--max-new-tokens", "12", "--quiet")
+    plain = invoke(*asked)
+    for flags in (("--prompt-lookup",), ("--draft", storyteller_bundle, "--num-draft-tokens", "2")):
+        assert invoke(*asked, *flags) == plain
+    missing = invoke(*asked, "--draft", tmp_path / "none")
+    assert (missing.code, missing.out) == (3, "")
+    assert missing.err.startswith(f"error: there is no bundle at '{tmp_path / 'none'}'")
+
+
 def test_prompts_that_ran_together_share_their_seconds(capsys) -> None:
     def timed(decode_s: float, generated: int) -> Any:
         timings = Timings(0.5, 0.25, 0.1, decode_s, 3, generated, (generated - 1) / decode_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import ortgpt
+from ortgpt.inference.fused_decoder import KEPT_LOGITS
 from ortgpt.interfaces import Decoder
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import read_config
@@ -194,6 +196,35 @@ def test_growth_of_the_cache_changes_nothing(model: ortgpt.Model) -> None:
         grown = decoder.extend([[token]]).logits[0, 0]
     assert decoder.capacity > capacity
     assert np.abs(grown - model.decoder().extend([tokens]).logits[0, 0]).max() < 2e-4
+
+
+def test_widths_that_come_again_give_what_a_fresh_decoder_gives(model: ortgpt.Model) -> None:
+    """Bindings are kept for them, until the cache moves."""
+    decoder, seen, rng = model.decoder(), list(ids(5)), np.random.default_rng(4)
+    decoder.extend([seen])
+    buffer = weakref.ref(decoder._cache.buffer)
+    for width in [1, 3, 1, 2, 3, 5, 1] * 15:
+        new = rng.integers(0, 257, width).tolist()
+        seen += new
+        logits = decoder.extend([new], outputs="all").logits[0].copy()
+        if width == 1:  # the fresh one reads all before it at once
+            fresh = model.decoder()
+            expected = fresh.extend([seen]).logits[0, -1]
+            assert np.abs(logits[-1] - expected).max() < 2e-4
+        decoder.trim([len(seen) - width // 2])
+        seen = seen[: len(seen) - width // 2]
+    assert decoder.capacity > 64
+    assert buffer() is None
+
+
+def test_bindings_that_are_kept_hold_few_logits(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    decoder.extend([ids(5)])
+    for width in range(2, 60):
+        decoder.extend([ids(width)], outputs="all")
+        decoder.trim([5])
+        assert sum(len(step.logits[0]) for step in decoder._steps.values()) <= max(KEPT_LOGITS, width)
+    assert len(decoder._steps) == 1
 
 
 def test_the_last_place_of_the_context_can_be_used_and_no_more(model: ortgpt.Model) -> None:

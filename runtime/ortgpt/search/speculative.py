@@ -1,0 +1,121 @@
+"""Greedy and sampled decoding with guessed tokens, several of which are checked in one pass.
+
+A guess is checked by choosing the token at its place exactly as it would be chosen without: by the same
+processors and filters, with the next number of the same random generator. While the choice is what was
+guessed, the logits at the next place are those of the text, and the choice there counts as well. For
+guesses that are fixed beforehand this is the rule of Leviathan 2023; more than that, the text is the
+one that decoding without guesses gives, up to ties that the rounding of another matrix shape decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Step, Steps
+from ortgpt.search.draft_budget import DraftBudget
+from ortgpt.search.drafts import Drafter
+from ortgpt.search.sample import SampledRow, choose_tokens
+
+
+@dataclass(frozen=True)
+class DraftedRow(SampledRow):
+    """A sequence whose tokens are guessed. max_length: tokens of prompt and output, at most."""
+
+    max_length: int
+
+
+def speculative_steps(
+    decoder: Decoder, first: Outputs, rows: Sequence[DraftedRow], drafter: Drafter, budget: DraftBudget
+) -> Steps:
+    """Choose tokens for each row, as many as were guessed rightly and one more, then run the model on.
+
+    decoder  holds the prompts; one row per entry of `rows`
+    first    (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
+
+    The tokens of one pass come as several steps; in the later ones rows that had fewer guessed rightly
+    get none. A token behind the one that a row ends with is never chosen. As in `sample_steps`, no pass
+    is wasted on a last token, and a row fails alone. Releases the drafter when it ends.
+    """
+    drafts: list[list[int]] = [[] for _ in rows]
+    widths = [1] * len(rows)
+    outputs = Outputs(first.logits[:, -1:], None, first.scores[:, -1:])
+    try:
+        while True:
+            places, right = yield from _check(rows, outputs, drafts)
+            budget.settle([len(draft) for draft in drafts], right)
+            if not places:
+                return
+            if len(places) < len(rows):
+                rows = [rows[place] for place in places]
+                decoder.reorder(places)
+                drafter.keep(places)
+                budget.keep(places)
+            wrong = [widths[place] - 1 - right[place] for place in places]
+            if any(wrong):
+                decoder.trim(decoder.lengths - wrong)
+            drafts = [[] for _ in rows]
+            if budget.has_credit:
+                drafts = drafter.propose(rows, budget.rooms(_limits(decoder, rows)))
+            new = _new_tokens(decoder, rows, drafts)
+            widths = [len(ids) for ids in new]
+            outputs = decoder.extend(new, outputs="all" if any(drafts) else "last")
+    finally:
+        drafter.release()
+
+
+def _check(
+    rows: Sequence[SampledRow], outputs: Outputs, drafts: Sequence[list[int]]
+) -> Generator[Step, Ids, tuple[list[int], list[int]]]:
+    """Steps for as long as some row's tokens are those guessed.
+
+    outputs  (rows, outputs, vocab): at [:, i] after i tokens of each draft
+    returns  the rows that go on, and how many guesses were right, by row
+    """
+    places = list(range(len(rows)))  # of the rows that still run
+    right = [0] * len(rows)
+    waiting: set[int] = set()  # places whose text is no longer as guessed
+    for column in range(1 + max(map(len, drafts))):
+        step = choose_tokens(
+            [rows[place] for place in places],
+            _column(outputs.logits, places, column),
+            _column(outputs.scores, places, column),
+            waiting=[index for index, place in enumerate(places) if place in waiting],
+        )
+        going = yield step
+        for place, token_id in zip(places, step.token_ids.tolist(), strict=True):
+            if drafts[place][column : column + 1] == [token_id]:
+                right[place] += 1
+            else:
+                waiting.add(place)
+        places = [places[index] for index in going.tolist()]
+        if waiting.issuperset(places):
+            break
+    return places, right
+
+
+def _column(array: Floats, places: list[int], column: int) -> Floats:
+    """(places, vocab) of an array (rows, outputs, vocab); no copy while all rows run."""
+    rows: Floats = array[:, column]
+    return rows if len(places) == len(rows) else rows[places]
+
+
+def _limits(decoder: Decoder, rows: Sequence[DraftedRow]) -> list[int]:
+    """How many guesses have their place: each pass also runs a token of the text and chooses one more."""
+    places = (decoder.context - 1 - decoder.lengths).tolist()
+    return [
+        min(place, row.max_length - len(row.history) - 1) for place, row in zip(places, rows, strict=True)
+    ]
+
+
+def _new_tokens(
+    decoder: Decoder, rows: Sequence[SampledRow], drafts: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """What each row is extended by: its last token and its draft."""
+    new = [[int(row.history.ids[-1]), *draft] for row, draft in zip(rows, drafts, strict=True)]
+    if len(rows) > 1 and any(drafts) and decoder.capabilities.ragged_widths:
+        # Rows with a single new token would take a pass of their own: a token to throw away is cheaper.
+        for ids, length in zip(new, decoder.lengths, strict=True):
+            if len(ids) == 1 and length + 2 <= decoder.context:
+                ids.append(ids[0])
+    return new
