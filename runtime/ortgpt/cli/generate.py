@@ -202,7 +202,9 @@ def _options(given: dict[str, Any]) -> OptionFields:
     """The option fields that were given, checked before anything is loaded."""
     fields = {name: given[name] for name in OPTION_FIELDS if _is_given(given.get(name))}
     options = cast(OptionFields, flags.read_option_flags(fields))
-    options["constraints"] = constraint_flags.read_constraints(given)
+    constraints = constraint_flags.read_constraints(given)
+    if constraints:
+        options["constraints"] = constraints
     make_options(options)
     return options
 
