@@ -235,7 +235,8 @@ def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
 
 def rows_per_prompt(strategy: Strategy, options: Options) -> int:
     """Decoder rows that a prompt takes."""
-    return strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
+    rows = strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
+    return 2 * rows if options.is_guided else rows
 
 
 def _strategy(strategy: Strategy | None, options: Options) -> Strategy:

@@ -78,14 +78,14 @@ class RowRun(Run):
         strategy, n = self.request.strategy, self.request.options.n
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
-        logits = outputs.logits[sources]  # copies, before the next verb, which may reuse the buffer
+        first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
         if isinstance(strategy, ContrastiveSearch):
             assert outputs.hidden is not None
             contrastive = [self._contrastive_row(source, outputs.hidden[source]) for source in sources]
             self.decoder.reorder(sources)
-            return contrastive_steps(self.decoder, logits, contrastive, strategy)
+            return contrastive_steps(self.decoder, first, contrastive, strategy)
         self.decoder.reorder(sources)
-        return sample_steps(self.decoder, logits, [self._sampled_row(row // n, row % n) for row in rows])
+        return sample_steps(self.decoder, first, [self._sampled_row(row // n, row % n) for row in rows])
 
     def _sampled_row(self, index: int, sequence: int) -> SampledRow:
         prompt, seed = self.request.prompts[index], self.request.seeds[index]

@@ -11,12 +11,13 @@ import numpy as np
 
 from ortgpt.choices import ChoiceState, Limits
 from ortgpt.errors import OrtgptError
+from ortgpt.inference.guided_decoder import GuidedDecoder
 from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
-from ortgpt.prompts import Prompt
+from ortgpt.prompts import Prompt, read_prompt
 from ortgpt.results import Event, ResultChoice
 from ortgpt.strategies import Strategy
 
@@ -52,6 +53,10 @@ class Run(ABC):
         self._bad_word_ids = bad_word_ids(request.options, tokenizer)
         self._sequence_biases = sequence_biases(request.options, tokenizer)
         self._breaker_ids = breaker_ids(request.options, tokenizer)
+        negative = request.options.negative_prompt
+        self._negative = (
+            None if negative is None else read_prompt(negative, tokenizer, shape, "negative_prompt")
+        )
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -74,6 +79,9 @@ class Run(ABC):
     def prefill(self, *, hidden: bool = False) -> Outputs:
         """Run every prompt once, in a row of its own."""
         before = time.perf_counter()
+        if self.request.options.is_guided:
+            negatives = [self._negative_ids(prompt) for prompt in self.request.prompts]
+            self.decoder = GuidedDecoder(self.decoder, self.request.options.guidance_scale, negatives)
         outputs = self.decoder.extend([prompt.token_ids for prompt in self.request.prompts], hidden=hidden)
         self.clock.prefill = time.perf_counter() - before
         return outputs
@@ -83,7 +91,12 @@ class Run(ABC):
 
         spare: 1 where the last token is never fed back, so that it needs no place in the context.
         """
-        return min(self.request.options.max_new_tokens, self.shape.context - len(prompt.token_ids) + spare)
+        longest = max(len(prompt.token_ids), len(self._negative_ids(prompt)))
+        return min(self.request.options.max_new_tokens, self.shape.context - longest + spare)
+
+    def _negative_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """What guidance moves away from; without a negative prompt the prompt's last token alone."""
+        return prompt.token_ids[-1:] if self._negative is None else self._negative.token_ids
 
     def make_choice(self, prompt: Prompt, index: int, max_tokens: int) -> ChoiceState:
         options = self.request.options

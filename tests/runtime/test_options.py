@@ -30,7 +30,12 @@ BAD: dict[str, list[Any]] = {
     "seed": [-1, 2**63, 2**64, 1.5, True, "7", NAN],
     "seed[1]": [[1, -1], [1, 2**63], (0, None), [0, "7"]],
     "n": [*COUNT, 0, 129, 10**6, HUGE],
+    "best_of": [-1, 0, 1.5, True, "5", NAN, 129, HUGE],
     "echo": [1, 0, None, "true"],
+    "token_healing": [1, 0, None, "true"],
+    "guidance_scale": [*NUMBER, -0.1],
+    "negative_prompt": [5, b"x", {1}, "\ud800"],
+    "negative_prompt[1]": [[1, -1], [1, 1.5], [1, True], [1, "5"]],
     "repetition_penalty": [*NUMBER, 0, -1],
     "presence_penalty": NUMBER,
     "frequency_penalty": NUMBER,
@@ -75,7 +80,11 @@ GOOD: dict[str, list[Any]] = {
     "min_new_tokens": [0, 1, 10**9],
     "seed": [None, 0, MAX_SEED, np.int64(5), (1, 2, 1)],
     "n": [1, 128],
+    "best_of": [None, 1, 128, np.int64(5)],
     "echo": [True, False],
+    "token_healing": [True, False],
+    "guidance_scale": [0, 1, 1e-320, 1e308],
+    "negative_prompt": [None, "", "a b", (), (0, 2**40)],
     "repetition_penalty": [1e-320, 1, 1e308],
     "presence_penalty": [-2.1, 0, 2.1, 1e308],
     "frequency_penalty": [-2.1, 0, 2.1, -1e308],
@@ -104,6 +113,7 @@ GOOD: dict[str, list[Any]] = {
 NEEDED = {
     name: {"dry_multiplier": 1.0} for name in ("dry_base", "dry_allowed_length", "dry_sequence_breakers")
 }
+NEEDED["negative_prompt"] = {"guidance_scale": 1.5}
 
 
 def cases(table: dict[str, list[Any]]) -> list[Any]:
@@ -142,6 +152,18 @@ def test_what_shapes_dry_needs_its_multiplier(name: str, value: Any) -> None:
         Options(**{name: value})
     assert caught.value.option == name
     assert Options(dry_multiplier=0.5, **{name: value}).dry_multiplier == 0.5
+
+
+def test_a_negative_prompt_needs_guidance() -> None:
+    with pytest.raises(OptionError, match="has no effect without guidance_scale") as caught:
+        Options(negative_prompt="dark")
+    assert caught.value.option == "negative_prompt"
+
+
+def test_best_of_is_at_least_n() -> None:
+    """FAULTS 33"""
+    with pytest.raises(OptionError, match="best_of must be between 3 and 128"):
+        Options(n=3, best_of=2)
 
 
 @pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
@@ -186,6 +208,7 @@ def test_the_number_of_sequences_is_bounded() -> None:
         ({"forced_bos_token_id": 10}, "forced_bos_token_id"),
         ({"forced_eos_token_id": 10}, "forced_eos_token_id"),
         ({"logprobs": 11}, "logprobs"),
+        ({"guidance_scale": 1.5, "negative_prompt": [3, 10]}, "negative_prompt[1]"),
     ],
 )
 def test_ids_and_counts_outside_the_vocabulary_are_option_errors(fields: Any, named: str) -> None:

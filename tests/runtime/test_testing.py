@@ -118,7 +118,7 @@ def test_a_fork_goes_its_own_way(decoder: FakeDecoder) -> None:
 )
 def test_outputs_are_valid_until_the_next_verb(verb: Callable[[FakeDecoder], object]) -> None:
     decoder = FakeDecoder(VOCAB, 16, rows=2)
-    logits, hidden = decoder.extend([[1], [2]], hidden=True)
+    logits, hidden, _ = decoder.extend([[1], [2]], hidden=True)
     assert hidden is not None
     assert np.isfinite(logits).all()
     verb(decoder)

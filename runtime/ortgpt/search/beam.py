@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Processor, TextState
+from ortgpt.interfaces import Decoder, Floats, Outputs, Processor, TextState
 from ortgpt.numerics import log_softmax
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
@@ -49,22 +49,37 @@ class Candidate:
     score: float
 
 
+def beam_scores(logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw log-probabilities, and what the processors see in their place, each (running, vocab).
+
+    Guided scores are not normalised anew: in transformers guidance is a processor among others.
+    """
+    raw = log_softmax(logits)
+    return raw, raw if guided is None else guided.astype(np.float64)
+
+
+def is_usable(raw: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
+    """Whether every beam has a best token by its own logits, and by the guided scores."""
+    checked = (raw,) if scores is raw else (raw, scores)
+    return all(np.isfinite(one.max(axis=-1)).all() for one in checked)
+
+
 def rank_candidates(
     running: Sequence[Beam[T]],
-    logprobs: NDArray[np.float64],
+    scores: NDArray[np.float64],
     process: Processor,
     count: int,
     rng: np.random.Generator | None = None,
 ) -> list[Candidate]:
     """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
 
-    logprobs (running, vocab); the processors see them as scores. At most `count` are returned, and
-    none that a processor has excluded.
+    scores (running, vocab): what the processors see. At most `count` are returned, and none that a
+    processor has excluded.
     """
     totals = np.stack(
         [
             beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
-            for beam, row in zip(running, logprobs, strict=True)
+            for beam, row in zip(running, scores, strict=True)
         ]
     )  # (running, vocab)
     # The best of scores with Gumbel noise are a draw without replacement, in its order.
@@ -94,7 +109,9 @@ class Search(Protocol[T]):
     @property
     def is_done(self) -> bool: ...
 
-    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]: ...
+    def advance(
+        self, logits: Floats, guided: Floats | None = None, *, is_late: bool
+    ) -> tuple[list[int], list[int]]: ...
 
     def penalised(self, score: float) -> float: ...
 
@@ -128,16 +145,18 @@ class Beams(Generic[T]):
         self._max_tokens = max_tokens
         self._length = 0  # generated tokens of every running beam
 
-    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]:
-        """Take one step from raw logits (running, vocab).
+    def advance(
+        self, logits: Floats, guided: Floats | None = None, *, is_late: bool
+    ) -> tuple[list[int], list[int]]:
+        """Take one step from raw logits, and with guidance its scores, (running, vocab).
 
         Returns, for each beam that now runs, the beam it continues and its new token.
         """
-        raw = log_softmax(logits)  # (running, vocab)
-        if not np.isfinite(raw.max(axis=-1)).all():
+        raw, scores = beam_scores(logits, guided)
+        if not is_usable(raw, scores):
             return self._fail(NonFiniteLogitsError(self._length))
         try:
-            candidates = self._candidates(raw)
+            candidates = self._candidates(scores)
         except ConstraintError as error:
             return self._fail(error)
         if not candidates:
@@ -166,9 +185,9 @@ class Beams(Generic[T]):
         self.error, self.is_done = error, True
         return [], []
 
-    def _candidates(self, raw: NDArray[np.float64]) -> list[Candidate]:
+    def _candidates(self, scores: NDArray[np.float64]) -> list[Candidate]:
         rng = self._rng if self._strategy.sample else None
-        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng)
+        return rank_candidates(self.running, scores, self._process, self._num_candidates, rng)
 
     def penalised(self, score: float, length: int | None = None) -> float:
         """A summed log-probability divided by length ** length_penalty; length: as it is now."""
@@ -189,12 +208,12 @@ class Beams(Generic[T]):
 
 
 def beam_steps(
-    decoder: Decoder, logits: Floats, searches: Sequence[Search[T]]
+    decoder: Decoder, outputs: Outputs, searches: Sequence[Search[T]]
 ) -> Generator[None, bool, None]:
     """Run the searches until all are done; yields after every step, is sent whether time is up.
 
     decoder  holds the prompts, one row per search
-    logits   (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    outputs  logits (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
     """
     active = list(searches)
     is_late = yield
@@ -204,7 +223,9 @@ def beam_steps(
         first = 0
         for search in active:
             num_rows = len(search.running)
-            sources, tokens = search.advance(logits[first : first + num_rows, -1], is_late=is_late)
+            rows = slice(first, first + num_rows)
+            guided = None if outputs.guided is None else outputs.guided[rows, -1]
+            sources, tokens = search.advance(outputs.logits[rows, -1], guided, is_late=is_late)
             if not search.is_done:
                 source_rows += [first + source for source in sources]
                 token_ids += tokens
@@ -214,4 +235,4 @@ def beam_steps(
         if not active:
             return
         decoder.reorder(source_rows)
-        logits = decoder.extend(np.asarray(token_ids, np.int64)[:, None]).logits
+        outputs = decoder.extend(np.asarray(token_ids, np.int64)[:, None])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Processor, Step, Steps
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Step, Steps
 from ortgpt.numerics import log_normaliser
 from ortgpt.search.history import History
 
@@ -30,46 +30,46 @@ def pick_best(token_ids: Ids, scores: Floats) -> int:
     return int(scores.argmax())
 
 
-def sample_steps(decoder: Decoder, logits: Floats, rows: Sequence[SampledRow]) -> Steps:
+def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow]) -> Steps:
     """Choose a token for each row, then run the model on those that go on.
 
     decoder  holds the prompts; one row per entry of `rows`
-    logits   (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    outputs  logits (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
 
     The model does not run again until the generator is resumed, so no pass is wasted on a last token.
     A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
     """
     step_number = 0
     while True:
-        step = _choose(rows, logits[:, -1], step_number)
+        step = _choose(rows, outputs, step_number)
         going = yield step
         if not len(going):
             return
         rows = [rows[row] for row in going]
         if len(rows) < decoder.num_rows:
             decoder.reorder(going)
-        logits = decoder.extend(step.token_ids[going][:, None]).logits
+        outputs = decoder.extend(step.token_ids[going][:, None])
         step_number += 1
 
 
-def _choose(rows: Sequence[SampledRow], logits: Floats, step_number: int) -> Step:
-    """One token per row from raw logits (rows, vocab)."""
+def _choose(rows: Sequence[SampledRow], outputs: Outputs, step_number: int) -> Step:
+    """One token per row from its last output."""
     token_ids = np.full(len(rows), -1, np.int64)
     logprobs = np.full(len(rows), np.nan)
     errors: dict[int, OrtgptError] = {}
     for index, row in enumerate(rows):
-        raw = logits[index]
+        raw, scores = outputs.last(index)
         normaliser = log_normaliser(raw)
-        if not np.isfinite(normaliser):
+        if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
             errors[index] = NonFiniteLogitsError(step_number)
             continue
         history = row.history.ids
         try:
-            token_id = row.pick(history, row.process(history, raw))
+            token_id = row.pick(history, row.process(history, scores))
         except ConstraintError as error:
             errors[index] = error
             continue
         row.history.append(token_id)
         token_ids[index] = token_id
         logprobs[index] = raw[token_id] - normaliser
-    return Step(token_ids, np.arange(len(rows)), logprobs, logits, errors)
+    return Step(token_ids, np.arange(len(rows)), logprobs, outputs.logits[:, -1], errors)
