@@ -26,7 +26,7 @@ from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
 from ortgpt.results import Result, Score
 from ortgpt.run import Request
 from ortgpt.scoring import score_tokens
-from ortgpt.strategies import BeamSearch, Greedy, Strategy
+from ortgpt.strategies import BeamSearch, Greedy, Sampling, Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 
@@ -100,7 +100,7 @@ class Model:
 
         Raises OptionError (ContextLengthError), NonFiniteLogitsError, ConstraintError.
         """
-        stream = self.stream(prompt, strategy, **options)
+        stream = self._start(prompt, strategy, self._options(options), time.perf_counter())
         for _ in stream:
             pass
         return stream.result
@@ -108,19 +108,17 @@ class Model:
     def stream(
         self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]
     ) -> Stream:
-        """Continue a prompt, token by token; arguments are checked now, the model runs as you read."""
+        """Continue a prompt, token by token; arguments are checked now, the model runs as you read.
+
+        All options but best_of: which sequences are the best is known only at the end.
+        """
         started = time.perf_counter()
         checked = self._options(options)
-        if isinstance(checked.seed, Sequence):
-            raise OptionError("seed", "must be one integer for one prompt")
-        request = Request(
-            prompts=[self._prompt(prompt, "prompt")],
-            seeds=_seeds(checked.seed, 1),
-            strategy=_strategy(strategy, checked),
-            options=checked,
-            started=started,
-        )
-        return Stream(self._generation(request))
+        if checked.best_of is not None:
+            raise OptionError(
+                "best_of", "can't be streamed: the best are known at the end", hint="use generate"
+            )
+        return self._start(prompt, strategy, checked, started)
 
     def generate_batch(
         self, prompts: Sequence[PromptLike], strategy: Strategy | None = None, **options: Unpack[OptionFields]
@@ -222,6 +220,20 @@ class Model:
     def _prompt(self, value: object, option: str) -> Prompt:
         return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
 
+    def _start(
+        self, prompt: PromptLike, strategy: Strategy | None, options: Options, started: float
+    ) -> Stream:
+        if isinstance(options.seed, Sequence):
+            raise OptionError("seed", "must be one integer for one prompt")
+        request = Request(
+            prompts=[self._prompt(prompt, "prompt")],
+            seeds=_seeds(options.seed, 1),
+            strategy=_strategy(strategy, options),
+            options=options,
+            started=started,
+        )
+        return Stream(self._generation(request))
+
     def _generation(self, request: Request) -> Generation:
         decoder = self.decoder(rows=len(request.prompts))
         return Generation(request, decoder, self.tokenizer, self.manifest.architecture, self.load_s)
@@ -235,17 +247,24 @@ def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
 
 def rows_per_prompt(strategy: Strategy, options: Options) -> int:
     """Decoder rows that a prompt takes."""
-    rows = strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
+    rows = strategy.num_beams if isinstance(strategy, BeamSearch) else options.num_sequences
     return 2 * rows if options.is_guided else rows
 
 
 def _strategy(strategy: Strategy | None, options: Options) -> Strategy:
     if isinstance(strategy, BeamSearch) and options.n > 1:
         raise OptionError("n", "is not for beam search", hint="ask for num_return_sequences of its beams")
+    if isinstance(strategy, BeamSearch) and options.best_of is not None:
+        hint = "it ranks its num_beams texts itself: ask for num_return_sequences of them"
+        raise OptionError("best_of", "is not for beam search", hint=hint)
     if strategy is None:
-        return Greedy()
+        strategy = Greedy()
     if not isinstance(strategy, Strategy):
         raise OptionError("strategy", f"must be a strategy such as Greedy(), got {shown(strategy)}")
+    is_drawn = isinstance(strategy, Sampling) and not strategy.is_greedy
+    if options.num_sequences > options.n and not is_drawn:
+        hint = "use Sampling with a temperature above 0"
+        raise OptionError("best_of", "has no effect where nothing is drawn", hint=hint)
     return strategy
 
 

@@ -206,6 +206,11 @@ class Options:
                 raise OptionError("negative_prompt", "has no effect without guidance_scale")
 
     @property
+    def num_sequences(self) -> int:
+        """How many are drawn per prompt; `n` of them are returned."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
     def is_guided(self) -> bool:
         """Whether scores are moved away from those after the negative prompt."""
         return self.guidance_scale != 1

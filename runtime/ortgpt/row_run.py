@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Generator
 
@@ -22,7 +23,7 @@ from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampl
 
 
 class RowRun(Run):
-    """One row and one choice per sequence, n of them per prompt."""
+    """One row and one choice per sequence, n or best_of of them per prompt."""
 
     def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
         super().__init__(request, decoder, tokenizer, shape)
@@ -31,13 +32,19 @@ class RowRun(Run):
         self._choices = [
             [
                 self.make_choice(prompt, index, self.max_tokens(prompt, spare))
-                for index in range(request.options.n)
+                for index in range(request.options.num_sequences)
             ]
             for prompt in request.prompts
         ]
 
     def choices(self, index: int) -> list[ResultChoice]:
-        return [choice.choice() for choice in self._choices[index]]
+        found = [choice.choice() for choice in self._choices[index]]
+        options = self.request.options
+        if options.best_of is None:
+            return found
+        # Without a single token there is no score, in none of them.
+        best = sorted(found, key=lambda one: -(one.score or 0.0))[: options.n]
+        return [dataclasses.replace(one, index=rank) for rank, one in enumerate(best)]
 
     def error(self, index: int) -> OrtgptError | None:
         return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
@@ -75,7 +82,7 @@ class RowRun(Run):
 
     def _start(self, rows: list[int]) -> Steps:
         """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
-        strategy, n = self.request.strategy, self.request.options.n
+        strategy, n = self.request.strategy, self.request.options.num_sequences
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
         first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
