@@ -37,7 +37,8 @@ class BeamRun(Run):
         self._shown = [(0, 0) for _ in request.prompts]  # characters and tokens
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        steps = beam_steps(self.decoder, self.prefill().logits, self._searches)
+        outputs = self.prefill()  # before the decoder is asked for, which guidance replaces
+        steps = beam_steps(self.decoder, outputs, self._searches)
         try:
             next(steps)
             open_searches = set(range(len(self._searches)))

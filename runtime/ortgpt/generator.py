@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +20,19 @@ from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
-from ortgpt.option_checks import MAX_SEED
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, read_prompt, read_token_ids
+from ortgpt.request_checks import (
+    check_draft,
+    check_streamable,
+    choose_seeds,
+    choose_strategy,
+    rows_per_prompt,
+)
 from ortgpt.results import Result, Score
 from ortgpt.run import Request
 from ortgpt.scoring import score_tokens
-from ortgpt.strategies import BeamSearch, Greedy, Sampling, Strategy
+from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 from ortgpt.transcript import Transcript
@@ -103,16 +108,23 @@ class Model:
 
         Raises OptionError (ContextLengthError), NonFiniteLogitsError, ConstraintError.
         """
-        stream = self.stream(prompt, strategy, **options)
-        for _ in stream:
+        started = time.perf_counter()
+        generation = self._start(self._prompt(prompt, "prompt"), strategy, options, started)
+        for _ in generation.events():
             pass
-        return stream.result
+        for error in generation.errors.values():
+            raise error
+        return generation.results()[0]
 
     def stream(
         self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]
     ) -> Stream:
-        """Continue a prompt, token by token; arguments are checked now, the model runs as you read."""
+        """Continue a prompt, token by token; arguments are checked now, the model runs as you read.
+
+        All options but best_of: which sequences are the best is known only at the end.
+        """
         started = time.perf_counter()
+        check_streamable(options)
         return Stream(self._start(self._prompt(prompt, "prompt"), strategy, options, started))
 
     def transcript(self, prompt: PromptLike = "") -> Transcript:
@@ -132,11 +144,11 @@ class Model:
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
             raise OptionError("prompts", f"must be a list of prompts, got {shown(prompts)}")
         checked = self._options(options)
-        seeds = _seeds(checked.seed, len(prompts))
+        seeds = choose_seeds(checked.seed, len(prompts))
         read = [self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         results: list[Result | None] = []
         first_error = None
-        chosen, draft_cost = _strategy(strategy, checked), self._draft_cost(checked)
+        chosen, draft_cost = choose_strategy(strategy, checked), self._draft_cost(checked)
         size = max(1, MAX_BATCH_ROWS // rows_per_prompt(chosen, checked))
         for begin in range(0, len(read), size):
             part = slice(begin, begin + size)
@@ -226,7 +238,7 @@ class Model:
             raise OptionError("draft", f"must be a loaded model, got {shown(draft)}")
         if draft._session.is_closed:
             raise OrtgptError("the draft model is closed", hint="load it again with ortgpt.load")
-        _check_draft(draft, self)
+        check_draft(draft, self)
         return draft._weight_bytes / self._weight_bytes
 
     @property
@@ -246,16 +258,16 @@ class Model:
         at_end: AtEnd | None = None,
     ) -> Generation:
         """What continues one prompt, on a new decoder or one that is lent until `at_end`."""
-        checked = self._options(fields)
-        if isinstance(checked.seed, Sequence):
+        options = self._options(fields)
+        if isinstance(options.seed, Sequence):
             raise OptionError("seed", "must be one integer for one prompt")
         request = Request(
             prompts=[prompt],
-            seeds=_seeds(checked.seed, 1),
-            strategy=_strategy(strategy, checked),
-            options=checked,
+            seeds=choose_seeds(options.seed, 1),
+            strategy=choose_strategy(strategy, options),
+            options=options,
             started=started,
-            draft_cost=self._draft_cost(checked),
+            draft_cost=self._draft_cost(options),
         )
         return self._generation(request, decoder, at_end)
 
@@ -272,48 +284,3 @@ def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
     expected = bundle.manifest.architecture.tokenizer_size
     if tokenizer.size != expected:
         raise BundleError(f"tokenizer.json has {tokenizer.size} ids, the manifest says {expected}")
-
-
-def _check_draft(draft: Model, model: Model) -> None:
-    """A draft model's ids have to mean the same texts, and to be all that prompts may hold."""
-    own, other = model.tokenizer, draft.tokenizer
-    if own is other:
-        return
-    if other.size != own.size:
-        raise OptionError("draft", f"has a tokenizer of {other.size} ids, the model's has {own.size}")
-    for token_id in range(own.size):
-        if other.token_bytes(token_id) != own.token_bytes(token_id):
-            raise OptionError("draft", f"has another tokenizer: its id {token_id} stands for another text")
-    if draft.manifest.architecture.vocab_size < model.manifest.architecture.vocab_size:
-        sizes = [one.manifest.architecture.vocab_size for one in (draft, model)]
-        raise OptionError("draft", f"has a vocabulary of {sizes[0]} ids, the model's has {sizes[1]}")
-
-
-def rows_per_prompt(strategy: Strategy, options: Options) -> int:
-    """Decoder rows that a prompt takes."""
-    return strategy.num_beams if isinstance(strategy, BeamSearch) else options.n
-
-
-def _strategy(strategy: Strategy | None, options: Options) -> Strategy:
-    if isinstance(strategy, BeamSearch) and options.n > 1:
-        raise OptionError("n", "is not for beam search", hint="ask for num_return_sequences of its beams")
-    if strategy is None:
-        return Greedy()
-    if not isinstance(strategy, Strategy):
-        raise OptionError("strategy", f"must be a strategy such as Greedy(), got {shown(strategy)}")
-    if options.is_drafted and not isinstance(strategy, Greedy | Sampling):
-        name = "prompt_lookup" if options.prompt_lookup else "draft"
-        raise OptionError(name, f"is for greedy decoding and sampling, not for {type(strategy).__name__}")
-    return strategy
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    """One seed per prompt; without any, drawn, small enough for every JSON reader."""
-    if isinstance(seed, Sequence):
-        if len(seed) != count:
-            raise OptionError("seed", f"has {len(seed)} entries for {count} prompts")
-        return list(seed)
-    first = secrets.randbits(32) if seed is None else seed
-    if first + max(0, count - 1) > MAX_SEED:
-        raise OptionError("seed", f"must leave room for {count} prompts below {MAX_SEED}")
-    return [first + index for index in range(count)]

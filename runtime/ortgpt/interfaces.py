@@ -99,6 +99,16 @@ class Outputs(NamedTuple):
         """(rows, outputs, vocab): what the processors see."""
         return self.logits if self.guided is None else self.guided
 
+    def at(self, rows: Ids, places: Ids | int = -1) -> Outputs:
+        """One output of each of these rows, (rows, 1, vocab): copies, which outlast the next verb."""
+        guided = None if self.guided is None else self.guided[rows, places][:, None]
+        return Outputs(self.logits[rows, places][:, None], None, guided)
+
+    def last(self, row: int) -> tuple[Floats, Floats]:
+        """A row's last output, raw logits and scores (vocab,); without guidance one and the same array."""
+        raw: Floats = self.logits[row, -1]
+        return raw, raw if self.guided is None else self.guided[row, -1]
+
 
 class Decoder(Protocol):
     """Rows of tokens with their cache. The verbs are a closed list.

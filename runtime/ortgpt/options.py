@@ -202,8 +202,18 @@ class Options:
         check_float("guidance_scale", self.guidance_scale, 0.0)
         if self.negative_prompt is not None:
             self._store("negative_prompt", check_negative_prompt(self.negative_prompt))
-            if self.guidance_scale == 1:
+            if not self.is_guided:
                 raise OptionError("negative_prompt", "has no effect without guidance_scale")
+
+    @property
+    def num_sequences(self) -> int:
+        """How many are drawn per prompt; `n` of them are returned."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether scores are moved away from those after the negative prompt."""
+        return self.guidance_scale != 1
 
     def _check_drafts(self) -> None:
         if self.draft is not None and not hasattr(self.draft, "decoder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampl
 
 
 class RowRun(Run):
-    """One row and one choice per sequence, n of them per prompt."""
+    """One row and one choice per sequence, n or best_of of them per prompt."""
 
     def __init__(
         self,
@@ -48,14 +49,23 @@ class RowRun(Run):
             for prompt, budget in zip(request.prompts, self._budgets, strict=True)
         ]
         self._choices = [
-            [self.make_choice(prompt, index, budget, constraint) for index in range(request.options.n)]
+            [
+                self.make_choice(prompt, index, budget, constraint)
+                for index in range(request.options.num_sequences)
+            ]
             for prompt, budget, constraint in zip(
                 request.prompts, self._budgets, self._constraints, strict=True
             )
         ]
 
     def choices(self, index: int) -> list[ResultChoice]:
-        return [choice.choice() for choice in self._choices[index]]
+        found = [choice.choice() for choice in self._choices[index]]
+        options = self.request.options
+        if options.best_of is None:
+            return found
+        # Without a single token there is no score, in none of them.
+        best = sorted(found, key=lambda one: -(one.score or 0.0))[: options.n]
+        return [dataclasses.replace(one, index=rank) for rank, one in enumerate(best)]
 
     def error(self, index: int) -> OrtgptError | None:
         return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
@@ -99,22 +109,20 @@ class RowRun(Run):
 
     def _start(self, rows: list[int]) -> Steps:
         """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
-        strategy, n = self.request.strategy, self.request.options.n
+        strategy, n = self.request.strategy, self.request.options.num_sequences
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
-        logits = outputs.logits[sources]  # copies, before the next verb, which may reuse the buffer
+        first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
         if isinstance(strategy, ContrastiveSearch):
             assert outputs.hidden is not None
             contrastive = [self._contrastive_row(source, outputs.hidden[source]) for source in sources]
             self.decoder.reorder(sources)
-            return contrastive_steps(self.decoder, logits, contrastive, strategy)
+            return contrastive_steps(self.decoder, first, contrastive, strategy)
+        self.decoder.reorder(sources)
         sampled = [self._sampled_row(row // n, row % n) for row in rows]
         if self.request.options.is_drafted:
-            guided = None if outputs.guided is None else outputs.guided[sources]
-            self.decoder.reorder(sources)
-            return self._speculative_steps(Outputs(logits, None, guided), sampled)
-        self.decoder.reorder(sources)
-        return sample_steps(self.decoder, logits, sampled)
+            return self._speculative_steps(first, sampled)
+        return sample_steps(self.decoder, first, sampled)
 
     def _speculative_steps(self, first: Outputs, rows: Sequence[DraftedRow]) -> Steps:
         options = self.request.options

@@ -15,12 +15,13 @@ from ortgpt.constraint_specs import MAX_WORD_LENGTH
 from ortgpt.constraints.binding import ConstraintBinder, Sequel
 from ortgpt.constraints.combined import AllOf
 from ortgpt.errors import OrtgptError
+from ortgpt.inference.guided_decoder import GuidedDecoder
 from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
-from ortgpt.prompts import Prompt
+from ortgpt.prompts import Prompt, read_prompt
 from ortgpt.results import Event, ResultChoice
 from ortgpt.strategies import Strategy
 
@@ -70,6 +71,10 @@ class Run(ABC):
         self._bad_word_ids = bad_word_ids(request.options, tokenizer)
         self._sequence_biases = sequence_biases(request.options, tokenizer)
         self._breaker_ids = breaker_ids(request.options, tokenizer)
+        negative = request.options.negative_prompt
+        self._negative = (
+            None if negative is None else read_prompt(negative, tokenizer, shape, "negative_prompt")
+        )
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -105,6 +110,9 @@ class Run(ABC):
         held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, prompts, strict=True)]
         if held != lengths:
             self.decoder.trim(held)
+        if self.request.options.is_guided:
+            negatives = [self._negative_ids(prompt) for prompt in self.request.prompts]
+            self.decoder = GuidedDecoder(self.decoder, self.request.options.guidance_scale, negatives)
         new = [ids[n:] for n, ids in zip(held, prompts, strict=True)]
         outputs = self.decoder.extend(new, hidden=hidden)
         self.clock.prefill = time.perf_counter() - before
@@ -115,7 +123,12 @@ class Run(ABC):
 
         spare: 1 where the last token is never fed back, so that it needs no place in the context.
         """
-        return min(self.request.options.max_new_tokens, self.shape.context - len(prompt.token_ids) + spare)
+        longest = max(len(prompt.token_ids), len(self._negative_ids(prompt)))
+        return min(self.request.options.max_new_tokens, self.shape.context - longest + spare)
+
+    def _negative_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """What guidance moves away from; without a negative prompt the prompt's last token alone."""
+        return prompt.token_ids[-1:] if self._negative is None else self._negative.token_ids
 
     def make_constraint(self, prompt: Prompt, max_tokens: int, *, uses_banks: bool = False) -> AllOf | None:
         """What every sequence of a prompt must hold to. Raises OptionError for what can't be."""

@@ -20,6 +20,7 @@ from ortgpt.manifest import Architecture
 from ortgpt.option_checks import check_bool
 from ortgpt.options import OptionFields
 from ortgpt.prompts import Prompt, PromptLike, check_context, read_token_ids
+from ortgpt.request_checks import check_streamable
 from ortgpt.results import Result, ResultChoice
 from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
@@ -84,7 +85,7 @@ class Transcript:
         Raises OptionError (ContextLengthError), NonFiniteLogitsError, ConstraintError; the text is then
         what it was before.
         """
-        with self.stream(strategy, keep=keep, **options) as stream:
+        with self._open(strategy, options, keep=keep) as stream:
             for _ in stream:
                 pass
         return stream.result
@@ -93,6 +94,10 @@ class Transcript:
         self, strategy: Strategy | None = None, *, keep: bool = True, **options: Unpack[OptionFields]
     ) -> Stream:
         """Continue the text, token by token. When the stream ends or is closed, the text grows."""
+        check_streamable(options)
+        return self._open(strategy, options, keep=keep)
+
+    def _open(self, strategy: Strategy | None, options: OptionFields, *, keep: bool) -> Stream:
         started = time.perf_counter()
         check_bool("keep", keep)
         with self._alone() as decoder:

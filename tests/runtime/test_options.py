@@ -226,6 +226,7 @@ def test_the_number_of_sequences_is_bounded() -> None:
         ({"forced_bos_token_id": 10}, "forced_bos_token_id"),
         ({"forced_eos_token_id": 10}, "forced_eos_token_id"),
         ({"logprobs": 11}, "logprobs"),
+        ({"guidance_scale": 1.5, "negative_prompt": [3, 10]}, "negative_prompt[1]"),
     ],
 )
 def test_ids_and_counts_outside_the_vocabulary_are_option_errors(fields: Any, named: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Processor, TextState
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, TextState
 from ortgpt.numerics import log_softmax
 from ortgpt.search.banks import Banks, choose_from_banks
 from ortgpt.search.history import History
@@ -50,9 +50,24 @@ class Candidate:
     score: float
 
 
+def beam_scores(logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw log-probabilities, and what the processors see in their place, each (running, vocab).
+
+    Guided scores are not normalised anew: in transformers guidance is a processor among others.
+    """
+    raw = log_softmax(logits)
+    return raw, raw if guided is None else guided.astype(np.float64)
+
+
+def is_usable(raw: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
+    """Whether every beam has a best token by its own logits, and by the guided scores."""
+    checked = (raw,) if scores is raw else (raw, scores)
+    return all(np.isfinite(one.max(axis=-1)).all() for one in checked)
+
+
 def rank_candidates(
     running: Sequence[Beam[T]],
-    logprobs: NDArray[np.float64],
+    scores: NDArray[np.float64],
     process: Processor,
     count: int,
     rng: np.random.Generator | None = None,
@@ -60,12 +75,12 @@ def rank_candidates(
 ) -> list[Candidate]:
     """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
 
-    logprobs (running, vocab); the processors see them as scores. At most `count` are returned, and
-    none that a processor has excluded. advances: for each beam ids that are returned as well, behind.
+    scores (running, vocab): what the processors see. At most `count` are returned, and none that a
+    processor has excluded. advances: for each beam ids that are returned as well, behind.
 
     Raises ConstraintError when no beam has a token left.
     """
-    totals = _totals(running, logprobs, process)  # (running, vocab)
+    totals = _totals(running, scores, process)  # (running, vocab)
     # The best of scores with Gumbel noise are a draw without replacement, in its order.
     keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
     count = min(count, keys.size)
@@ -84,12 +99,12 @@ def rank_candidates(
 
 
 def _totals(
-    running: Sequence[Beam[T]], logprobs: NDArray[np.float64], process: Processor
+    running: Sequence[Beam[T]], scores: NDArray[np.float64], process: Processor
 ) -> NDArray[np.float64]:
     """Each beam's score with every token's (running, vocab); -inf for a beam that has no token left."""
-    totals = np.full(logprobs.shape, -np.inf)
+    totals = np.full(scores.shape, -np.inf)
     error = None
-    for index, (beam, row) in enumerate(zip(running, logprobs, strict=True)):
+    for index, (beam, row) in enumerate(zip(running, scores, strict=True)):
         try:
             totals[index] = beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
         except ConstraintError as failed:
@@ -113,7 +128,9 @@ class Search(Protocol[T]):
     @property
     def is_done(self) -> bool: ...
 
-    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]: ...
+    def advance(
+        self, logits: Floats, guided: Floats | None = None, *, is_late: bool
+    ) -> tuple[list[int], list[int]]: ...
 
     def penalised(self, score: float) -> float: ...
 
@@ -150,16 +167,18 @@ class Beams(Generic[T]):
         self._max_tokens = max_tokens
         self._length = 0  # generated tokens of every running beam
 
-    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]:
-        """Take one step from raw logits (running, vocab).
+    def advance(
+        self, logits: Floats, guided: Floats | None = None, *, is_late: bool
+    ) -> tuple[list[int], list[int]]:
+        """Take one step from raw logits, and with guidance its scores, (running, vocab).
 
         Returns, for each beam that now runs, the beam it continues and its new token.
         """
-        raw = log_softmax(logits)  # (running, vocab)
-        if not np.isfinite(raw.max(axis=-1)).all():
+        raw, scores = beam_scores(logits, guided)
+        if not is_usable(raw, scores):
             return self._fail(NonFiniteLogitsError(self._length))
         try:
-            candidates = self._candidates(raw)
+            candidates = self._candidates(scores)
         except ConstraintError as error:
             return self._fail(error)
         if not candidates:
@@ -188,12 +207,12 @@ class Beams(Generic[T]):
         self.error, self.is_done = error, True
         return [], []
 
-    def _candidates(self, raw: NDArray[np.float64]) -> list[Candidate]:
+    def _candidates(self, scores: NDArray[np.float64]) -> list[Candidate]:
         rng = self._rng if self._strategy.sample else None
         advances: list[Ids] = []
         if self._banks is not None:
             advances = [self._banks.advances(_generated(beam.text)) for beam in self.running]
-        return rank_candidates(self.running, raw, self._process, self._num_candidates, rng, advances)
+        return rank_candidates(self.running, scores, self._process, self._num_candidates, rng, advances)
 
     def _chosen(self, going: list[tuple[Candidate, Beam[T]]]) -> list[tuple[Candidate, Beam[T]]]:
         """Those that go on, best first, of all that could, best first."""
@@ -232,12 +251,12 @@ def _generated(text: TextState) -> Ids:
 
 
 def beam_steps(
-    decoder: Decoder, logits: Floats, searches: Sequence[Search[T]]
+    decoder: Decoder, outputs: Outputs, searches: Sequence[Search[T]]
 ) -> Generator[None, bool, None]:
     """Run the searches until all are done; yields after every step, is sent whether time is up.
 
     decoder  holds the prompts, one row per search
-    logits   (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    outputs  logits (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
     """
     active = list(searches)
     is_late = yield
@@ -247,7 +266,9 @@ def beam_steps(
         first = 0
         for search in active:
             num_rows = len(search.running)
-            sources, tokens = search.advance(logits[first : first + num_rows, -1], is_late=is_late)
+            rows = slice(first, first + num_rows)
+            guided = None if outputs.guided is None else outputs.guided[rows, -1]
+            sources, tokens = search.advance(outputs.logits[rows, -1], guided, is_late=is_late)
             if not search.is_done:
                 source_rows += [first + source for source in sources]
                 token_ids += tokens
@@ -257,4 +278,4 @@ def beam_steps(
         if not active:
             return
         decoder.reorder(source_rows)
-        logits = decoder.extend(np.asarray(token_ids, np.int64)[:, None]).logits
+        outputs = decoder.extend(np.asarray(token_ids, np.int64)[:, None])

@@ -62,19 +62,21 @@ def contrastive_scores(probabilities: Floats, similarities: Floats, penalty_alph
 
 
 def contrastive_steps(
-    decoder: Decoder, logits: Floats, rows: Sequence[ContrastiveRow], strategy: ContrastiveSearch
+    decoder: Decoder, outputs: Outputs, rows: Sequence[ContrastiveRow], strategy: ContrastiveSearch
 ) -> Steps:
     """Choose each row's token among its top_k candidates, by running the model on all of them.
 
     decoder  holds the prompts; one row per entry of `rows`, each with room for one token
-    logits   (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    outputs  logits (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]; not the decoder's buffers
 
     A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
     """
-    raw = logits[:, -1]  # (rows, vocab)
+    current = outputs
     step_number = 0
     while True:
-        found = [_candidates(row, raw[i], strategy.top_k, step_number) for i, row in enumerate(rows)]
+        found = [
+            _candidates(row, *current.last(i), strategy.top_k, step_number) for i, row in enumerate(rows)
+        ]
         outputs = _run_candidates(decoder, [candidates.ids for candidates in found])
         assert outputs.hidden is not None
         picks = np.zeros(len(rows), np.int64)
@@ -85,15 +87,15 @@ def contrastive_steps(
             pick = picks[index] = int(np.where(candidates.is_allowed, scores, -np.inf).argmax())
             row.history.append(int(candidates.ids[pick]))
             row.states.append(states[pick])
-        following = outputs.logits[np.arange(len(rows)), picks]  # (rows, vocab), a copy
-        going = yield _step(found, picks, raw)
+        following = outputs.at(np.arange(len(rows)), picks)
+        going = yield _step(found, picks, current.logits[:, -1])
         if not len(going):
             return
         _keep(decoder, picks)
         if len(going) < len(rows):
             decoder.reorder(going)
         rows = [rows[index] for index in going]
-        raw = following[going]
+        current = following.at(going)
         step_number += 1
 
 
@@ -108,13 +110,16 @@ class _Candidates:
     error: OrtgptError | None = None
 
 
-def _candidates(row: ContrastiveRow, raw: Floats, top_k: int, step_number: int) -> _Candidates:
+def _candidates(
+    row: ContrastiveRow, raw: Floats, scores: Floats, top_k: int, step_number: int
+) -> _Candidates:
+    """scores: what the processors see in place of the raw logits; both (vocab,)."""
     nothing = np.zeros(top_k, np.float32)
     normaliser = log_normaliser(raw)
     try:
-        if not np.isfinite(normaliser):
+        if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
             raise NonFiniteLogitsError(step_number)
-        scores = row.process(row.history.ids, raw)
+        scores = row.process(row.history.ids, scores)
     except (ConstraintError, NonFiniteLogitsError) as error:
         return _Candidates(np.zeros(top_k, np.int64), nothing, nothing, nothing == 0, error)
     count = min(top_k, scores.size)
@@ -127,7 +132,8 @@ def _candidates(row: ContrastiveRow, raw: Floats, top_k: int, step_number: int) 
 def _run_candidates(decoder: Decoder, candidates: list[Ids]) -> Outputs:
     """One pass over every row's candidates: in one shared row each, or in a copied row per candidate.
 
-    Returns logits (rows, candidates, vocab) and hidden (rows, candidates, n_embd).
+    Returns logits (rows, candidates, vocab), the same of the guided scores, and hidden (rows, candidates,
+    n_embd).
     """
     if decoder.capabilities.shared_rows:
         return decoder.extend(candidates, outputs="all", hidden=True, siblings=True)
@@ -136,7 +142,8 @@ def _run_candidates(decoder: Decoder, candidates: list[Ids]) -> Outputs:
     outputs = decoder.extend(np.concatenate(candidates)[:, None], hidden=True)
     assert outputs.hidden is not None
     split = (len(candidates), count, -1)
-    return Outputs(outputs.logits.reshape(split), outputs.hidden.reshape(split))
+    guided = None if outputs.guided is None else outputs.guided.reshape(split)
+    return Outputs(outputs.logits.reshape(split), outputs.hidden.reshape(split), guided)
 
 
 def _keep(decoder: Decoder, picks: Ids) -> None:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Floats, Processor
-from ortgpt.numerics import log_softmax
-from ortgpt.search.beam import Beam, Candidate, Hypothesis, T, rank_candidates
+from ortgpt.search.beam import Beam, Candidate, Hypothesis, T, beam_scores, is_usable, rank_candidates
 from ortgpt.strategies import BeamSearch
 
 
@@ -63,10 +62,12 @@ class DiverseBeams(Generic[T]):
         """A summed log-probability of a running beam with the length penalty applied."""
         return self._groups[0].penalised(score)
 
-    def advance(self, logits: Floats, *, is_late: bool) -> tuple[list[int], list[int]]:
+    def advance(
+        self, logits: Floats, guided: Floats | None = None, *, is_late: bool
+    ) -> tuple[list[int], list[int]]:
         """As `Beams.advance`: logits (running, vocab) to (beam continued, new token) of all that now run."""
-        logprobs = log_softmax(logits)
-        if not np.isfinite(logprobs.max(axis=-1)).all():
+        logprobs, scores = beam_scores(logits, guided)
+        if not is_usable(logprobs, scores):
             self.error = NonFiniteLogitsError(self._groups[0].length)
             return [], []
         chosen: Counter[int] = Counter()  # by earlier groups, at this step
@@ -83,7 +84,7 @@ class DiverseBeams(Generic[T]):
             for token_id, count in chosen.items():
                 penalty[token_id] = self._strategy.diversity_penalty * count
             try:
-                going = group.advance(logits[rows], logprobs[rows], penalty, is_late=is_late)
+                going = group.advance(logits[rows], logprobs[rows], scores[rows] - penalty, is_late=is_late)
             except ConstraintError as error:
                 self.error = error
                 return [], []
@@ -110,10 +111,10 @@ class _Group(Generic[T]):
         self._num_candidates = max(2, 1 + num_stop_ids) * self.size
 
     def advance(
-        self, logits: Floats, logprobs: NDArray[np.float64], penalty: NDArray[np.float64], *, is_late: bool
+        self, logits: Floats, logprobs: NDArray[np.float64], scores: NDArray[np.float64], *, is_late: bool
     ) -> list[Candidate]:
         """One step; returns the candidates that the beams now running were."""
-        candidates = rank_candidates(self.running, logprobs - penalty, self._process, self._num_candidates)
+        candidates = rank_candidates(self.running, scores, self._process, self._num_candidates)
         if not candidates:
             raise ConstraintError(f"every beam has run out of tokens at step {self.length}")
         self.length += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Processor, Step, Steps
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Step, Steps
 from ortgpt.numerics import log_normaliser
 from ortgpt.search.history import History
 
@@ -30,18 +30,17 @@ def pick_best(token_ids: Ids, scores: Floats) -> int:
     return int(scores.argmax())
 
 
-def sample_steps(decoder: Decoder, logits: Floats, rows: Sequence[SampledRow]) -> Steps:
+def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow]) -> Steps:
     """Choose a token for each row, then run the model on those that go on.
 
     decoder  holds the prompts; one row per entry of `rows`
-    logits   (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    outputs  logits (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]
 
     The model does not run again until the generator is resumed, so no pass is wasted on a last token.
     A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
     """
-    scores = logits
     while True:
-        step = choose_tokens(rows, logits[:, -1], scores[:, -1])
+        step = choose_tokens(rows, outputs)
         going = yield step
         if not len(going):
             return
@@ -49,34 +48,28 @@ def sample_steps(decoder: Decoder, logits: Floats, rows: Sequence[SampledRow]) -
         if len(rows) < decoder.num_rows:
             decoder.reorder(going)
         outputs = decoder.extend(step.token_ids[going][:, None])
-        logits, scores = outputs.logits, outputs.scores
 
 
-def choose_tokens(
-    rows: Sequence[SampledRow], logits: Floats, scores: Floats, *, waiting: Collection[int] = ()
-) -> Step:
-    """One token for each row but those that wait, from raw logits and what the processors see of them.
-
-    logits, scores  (rows, vocab)
-    """
+def choose_tokens(rows: Sequence[SampledRow], outputs: Outputs, *, waiting: Collection[int] = ()) -> Step:
+    """One token for each row but those that wait, from its last output."""
     token_ids = np.full(len(rows), -1, np.int64)
     logprobs = np.full(len(rows), np.nan)
     errors: dict[int, OrtgptError] = {}
     for index, row in enumerate(rows):
         if index in waiting:
             continue
-        raw = logits[index]
+        raw, scores = outputs.last(index)
         normaliser = log_normaliser(raw)
-        if not np.isfinite(normaliser):
+        if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
             errors[index] = NonFiniteLogitsError(row.history.num_new)
             continue
         history = row.history.ids
         try:
-            token_id = row.pick(history, row.process(history, scores[index]))
+            token_id = row.pick(history, row.process(history, scores))
         except ConstraintError as error:
             errors[index] = error
             continue
         row.history.append(token_id)
         token_ids[index] = token_id
         logprobs[index] = raw[token_id] - normaliser
-    return Step(token_ids, np.arange(len(rows)), logprobs, logits, errors)
+    return Step(token_ids, np.arange(len(rows)), logprobs, outputs.logits[:, -1], errors)

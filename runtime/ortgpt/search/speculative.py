@@ -39,7 +39,7 @@ def speculative_steps(
     """
     drafts: list[list[int]] = [[] for _ in rows]
     widths = [1] * len(rows)
-    outputs = Outputs(first.logits[:, -1:], None, first.scores[:, -1:])
+    outputs = _column(first, places=range(len(rows)), column=-1)
     try:
         while True:
             places, right = yield from _check(rows, outputs, drafts)
@@ -78,8 +78,7 @@ def _check(
     for column in range(1 + max(map(len, drafts))):
         step = choose_tokens(
             [rows[place] for place in places],
-            _column(outputs.logits, places, column),
-            _column(outputs.scores, places, column),
+            _column(outputs, places, column),
             waiting=[index for index, place in enumerate(places) if place in waiting],
         )
         going = yield step
@@ -94,10 +93,14 @@ def _check(
     return places, right
 
 
-def _column(array: Floats, places: list[int], column: int) -> Floats:
-    """(places, vocab) of an array (rows, outputs, vocab); no copy while all rows run."""
-    rows: Floats = array[:, column]
-    return rows if len(places) == len(rows) else rows[places]
+def _column(outputs: Outputs, places: Sequence[int], column: int) -> Outputs:
+    """One output of each of these rows, (places, 1, vocab); no copy while all rows run."""
+
+    def pick(array: Floats) -> Floats:
+        rows: Floats = array[:, column, None]
+        return rows if len(places) == len(rows) else rows[places]
+
+    return Outputs(pick(outputs.logits), None, None if outputs.guided is None else pick(outputs.guided))
 
 
 def _limits(decoder: Decoder, rows: Sequence[DraftedRow]) -> list[int]:

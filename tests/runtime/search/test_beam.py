@@ -46,7 +46,7 @@ def make_search(
 
 def run(searches: list[Beams[ChoiceState]], prompts: list[tuple[int, ...]], decoder: FakeDecoder) -> int:
     """Drive the searches to their end; returns the number of steps."""
-    steps = beam_steps(decoder, decoder.extend(prompts).logits, searches)
+    steps = beam_steps(decoder, decoder.extend(prompts), searches)
     next(steps)
     count = 0
     while not all(search.is_done for search in searches):

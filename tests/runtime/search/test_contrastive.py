@@ -54,7 +54,7 @@ def run(decoder: FakeDecoder, strategy: ContrastiveSearch, ends: list[int]) -> l
         ContrastiveRow(History(prompt), unchanged, StateHistory(outputs.hidden[i, : len(prompt)]))
         for i, prompt in enumerate(PROMPTS)
     ]
-    steps = contrastive_steps(decoder, outputs.logits.copy(), rows, strategy)
+    steps = contrastive_steps(decoder, outputs.at(np.arange(len(rows))), rows, strategy)
     tokens: list[list[int]] = [[] for _ in PROMPTS]
     running = list(range(len(PROMPTS)))
     step = next(steps)
@@ -125,7 +125,7 @@ def test_a_row_with_nan_logits_fails_alone() -> None:
         ContrastiveRow(History(prompt), unchanged, StateHistory(outputs.hidden[i, : len(prompt)]))
         for i, prompt in enumerate(PROMPTS)
     ]
-    step = next(contrastive_steps(decoder, outputs.logits.copy(), rows, ContrastiveSearch()))
+    step = next(contrastive_steps(decoder, outputs.at(np.arange(len(rows))), rows, ContrastiveSearch()))
     assert list(step.errors) == [1]
     assert step.token_ids[1] == -1
     expected = [slow_search(PROMPTS[row], ContrastiveSearch(), 1)[0] for row in (0, 2)]

@@ -34,7 +34,7 @@ def slow_greedy(prompt: tuple[int, ...], count: int) -> list[int]:
 
 def run(decoder: FakeDecoder, rows: list[SampledRow], ends: list[int]) -> list[list[int]]:
     """Drive the steps as the engine does; row i goes on until it has ends[i] tokens."""
-    steps = sample_steps(decoder, decoder.extend([row.history.ids for row in rows]).logits, rows)
+    steps = sample_steps(decoder, decoder.extend([row.history.ids for row in rows]), rows)
     tokens: list[list[int]] = [[] for _ in rows]
     running = list(range(len(rows)))
     step = next(steps)
@@ -71,7 +71,7 @@ def test_no_pass_follows_the_last_token() -> None:
 def first_step(process=unchanged, nan_at: tuple[tuple[int, int], ...] = ()) -> tuple[Step, FakeDecoder]:
     decoder = FakeDecoder(VOCAB, 100, rows=3, nan_at=nan_at)
     rows = make_rows(PROMPTS, process)
-    return next(sample_steps(decoder, decoder.extend(PROMPTS).logits, rows)), decoder
+    return next(sample_steps(decoder, decoder.extend(PROMPTS), rows)), decoder
 
 
 def test_logprobs_are_of_the_raw_logits_whatever_the_processors_do() -> None:
@@ -96,7 +96,7 @@ def test_a_row_with_nan_logits_fails_alone() -> None:
 
 def test_the_error_names_the_step_it_happened_at() -> None:
     decoder = FakeDecoder(VOCAB, 100, rows=1, nan_at=((2, 0),))
-    steps = sample_steps(decoder, decoder.extend([(1,)]).logits, make_rows([(1,)]))
+    steps = sample_steps(decoder, decoder.extend([(1,)]), make_rows([(1,)]))
     next(steps)
     steps.send(np.asarray([0]))
     step = steps.send(np.asarray([0]))
