@@ -141,7 +141,7 @@ def drive(
 
 def undrafted(rows: list[DraftedRow], ends: Sequence[int]) -> Driven:
     decoder = FakeDecoder(VOCAB, CONTEXT, rows=len(rows))
-    return Driven(sample_steps(decoder, decoder.extend([r.history.ids for r in rows]).logits, rows), ends)
+    return Driven(sample_steps(decoder, decoder.extend([r.history.ids for r in rows]), rows), ends)
 
 
 @pytest.mark.parametrize("capabilities", [None, NOT_RAGGED], ids=["ragged", "not ragged"])
@@ -183,7 +183,7 @@ def test_without_guesses_the_decoder_does_what_it_does_in_plain_decoding() -> No
         decoder, rows, ends = Recording(VOCAB, CONTEXT, rows=3), make_rows(PROMPTS), [9, 4, 12]
         first = decoder.extend([row.history.ids for row in rows])
         if name == "plain":
-            Driven(sample_steps(decoder, first.logits, rows), ends)
+            Driven(sample_steps(decoder, first, rows), ends)
         else:
             drafter = ScriptedDrafter(lambda history, room: [])
             Driven(speculative_steps(decoder, first, rows, drafter, FreeBudget(3, 4)), ends)
