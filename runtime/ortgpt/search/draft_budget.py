@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from ortgpt.interfaces import Ids
 
-# In passes of a single new token, measured in fp32 on 2 cores: the storyteller's first guess costs 0.4,
-# each further one 0.1; at the shape of GPT-2 small it is 0.1 and 0.05. These lie near the higher: an
+# In passes of a single new token, measured in fp32 on 2 cores: the storyteller's first guess costs 0.36,
+# each further one 0.14; at the shape of GPT-2 small it is 0.1 and 0.05. These lie near the higher: an
 # estimate too high only forgoes guesses that are seldom right, one too low would cost time.
 DRAFT_COST = 0.25  # of any draft, besides its positions
 POSITION_COST = 0.12  # of a guessed token, and of a row more in a pass
 CATCH_UP_COST = 0.05  # of a token that a draft model reads late, in its passes: it reads many at once
 
-ALLOWANCE = 0.02  # passes, earned by every pass
+ALLOWANCE = 0.015  # passes, earned by every pass
 FIRST_CREDIT = 0.5
+FIRST_GUESSES = 3  # of a draft model, that are paid for beforehand, so that it has a chance to be right
 SAVED_DRAFTS = 4  # whole drafts that credit is kept for; more would end in wrong guesses later
 
 
@@ -40,8 +41,9 @@ class DraftBudget:
     ) -> None:
         self._lengths = [min(2, longest)] * num_rows
         self._longest, self._drafter_cost, self._is_ragged = longest, drafter_cost, ragged_widths
-        self._credit = FIRST_CREDIT
+        self._credit = FIRST_CREDIT + FIRST_GUESSES * drafter_cost
         self._idle_passes = 0  # since the last draft: so many tokens a draft model is behind
+        self._has_begun = False
         self._set_bounds()
 
     @property
@@ -62,11 +64,11 @@ class DraftBudget:
         """Account for a pass: how many tokens of each row were guessed in it, and how many rightly."""
         if not any(guessed):
             self._credit = min(self._credit + ALLOWANCE, self._most)
-            self._idle_passes += 1
+            self._idle_passes += self._has_begun  # what it reads first, the prompt, is not counted
             return
         earned = ALLOWANCE + sum(right) / len(right)
         self._credit = min(self._credit + earned - self._cost(guessed, self._idle_passes), self._most)
-        self._idle_passes = 0
+        self._idle_passes, self._has_begun = 0, True
         for row, (count, matched) in enumerate(zip(guessed, right, strict=True)):
             if matched < count:
                 self._lengths[row] = max(1, (self._lengths[row] + matched) // 2)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ortgpt.search import draft_budget
-from ortgpt.search.draft_budget import ALLOWANCE, DRAFT_COST, FIRST_CREDIT, POSITION_COST, DraftBudget
+from ortgpt.search.draft_budget import (
+    ALLOWANCE,
+    DRAFT_COST,
+    FIRST_CREDIT,
+    FIRST_GUESSES,
+    POSITION_COST,
+    SAVED_DRAFTS,
+    DraftBudget,
+)
 
 ROOM = 1000
 
@@ -34,7 +41,7 @@ def test_guesses_that_are_always_wrong_cost_no_more_than_the_allowance() -> None
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.7])
 def test_whatever_comes_no_more_is_spent_than_was_allowed_and_saved(seed: int, rate: float) -> None:
     rng = np.random.default_rng(seed)
-    budget, balance = DraftBudget(1, 16, drafter_cost=0.1), FIRST_CREDIT
+    budget, balance = DraftBudget(1, 16, drafter_cost=0.1), FIRST_CREDIT + FIRST_GUESSES * 0.1
     for _ in range(500):
         (length,) = rooms(budget)
         right = int(rng.geometric(1 - rate) - 1)
@@ -69,10 +76,34 @@ def test_no_draft_is_longer_than_its_room_or_than_asked() -> None:
     assert budget.rooms([0, 0, 0]) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("cost", "length"), [(0.0, 2), (0.1, 1), (0.2, 0)])
-def test_a_draft_is_cut_to_what_can_be_paid(cost: float, length: int) -> None:
-    assert rooms(DraftBudget(1, 8, drafter_cost=cost)) == [length]
-    assert single_row_cost(length, cost) <= FIRST_CREDIT < single_row_cost(length + 1, cost)
+def test_a_draft_is_cut_to_what_can_be_paid() -> None:
+    budget, credit = DraftBudget(1, 8), FIRST_CREDIT
+    for right in (2, 4, 8, 8, 8):
+        credit += ALLOWANCE + right - single_row_cost(right)
+        budget.settle([right], [right])
+    credit = min(credit, SAVED_DRAFTS * single_row_cost(8))
+    seen = []
+    for _ in range(12):  # seven in eight would be worth it, but not one of them is right
+        (length,) = rooms(budget)
+        seen.append(length)
+        assert single_row_cost(length) <= credit
+        assert length == 8 or single_row_cost(length + 1) > credit
+        budget._lengths = [8]
+        budget.settle([length], [0])
+        budget._lengths = [8]
+        credit += ALLOWANCE - single_row_cost(length)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == 8
+    assert seen[-1] == 0
+
+
+@pytest.mark.parametrize("cost", [0.05, 0.2, 0.7])
+def test_a_draft_model_of_any_size_gets_a_chance(cost: float) -> None:
+    budget = DraftBudget(1, 8, drafter_cost=cost)
+    for _ in range(2):
+        (length,) = rooms(budget)
+        assert length >= 1
+        budget.settle([length], [length])
 
 
 def test_each_row_has_a_length_of_its_own_and_takes_it_along() -> None:
@@ -132,4 +163,4 @@ def test_credit_is_kept_for_a_few_drafts_only() -> None:
         (length,) = rooms(budget)
         spent += single_row_cost(length)
         budget.settle([length], [0])
-    assert spent <= draft_budget.SAVED_DRAFTS * single_row_cost(8) + 30 * ALLOWANCE
+    assert spent <= SAVED_DRAFTS * single_row_cost(8) + 30 * ALLOWANCE
