@@ -25,11 +25,13 @@ class BeamRun(Run):
         super().__init__(request, decoder, tokenizer, shape)
         assert isinstance(request.strategy, BeamSearch)
         self._strategy = request.strategy
-        self._searches = [self._make_search(index) for index in range(len(request.prompts))]
+        self._searches = self._make_searches()
         self._shown = [(0, 0) for _ in request.prompts]  # characters and tokens
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        outputs = self.prefill()  # before the decoder is asked for, which guidance replaces
+        outputs = self.prefill()
+        if self.request.options.token_healing:
+            self._searches = self._make_searches()
         steps = beam_steps(self.decoder, outputs, self._searches)
         try:
             next(steps)
@@ -59,8 +61,12 @@ class BeamRun(Run):
     def error(self, index: int) -> OrtgptError | None:
         return self._searches[index].error
 
+    def _make_searches(self) -> list[Search[ChoiceState]]:
+        """One search per prompt; made anew where prompts have been healed."""
+        return [self._make_search(index) for index in range(len(self.prompts))]
+
     def _make_search(self, index: int) -> Search[ChoiceState]:
-        prompt, seed = self.request.prompts[index], self.request.seeds[index]
+        prompt, seed = self.prompts[index], self.request.seeds[index]
         max_tokens = self.max_tokens(prompt)
         beam = Beam(0.0, History(prompt.token_ids), self.make_choice(prompt, 0, max_tokens))
         process, rng = self.make_process(prompt, max_tokens), make_rng(seed, 0)

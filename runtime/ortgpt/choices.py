@@ -26,8 +26,10 @@ class Limits:
 class ChoiceState:
     """Takes a sequence's tokens one by one and gives the text that may be shown.
 
-    prefix: text shown before the first token (echo). num_top: alternatives to report, None for no
-    log-probabilities at all.
+    prefix   text shown before the first token (echo)
+    healed   what stands between prefix and first token: it is output, in which stop strings count. One that
+             is complete there ends the sequence with its first token, whatever that is
+    num_top  alternatives to report, None for no log-probabilities at all
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ChoiceState:
         limits: Limits,
         *,
         prefix: str = "",
+        healed: bytes = b"",
         num_top: int | None = None,
     ) -> None:
         self.index = index
@@ -47,7 +50,8 @@ class ChoiceState:
         self._tokenizer, self._limits, self._num_top = tokenizer, limits, num_top
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(limits.stop)
-        self._unsent = prefix
+        begun = self._detokenizer.feed_bytes(healed)
+        self._unsent = prefix + self._matcher.feed(begun, armed=limits.min_tokens == 0)
         self.text = ""  # all that has been given so far
         self._logprob_sum = 0.0
         self._logprobs: list[TokenLogprob] = []
@@ -110,7 +114,7 @@ class ChoiceState:
 
     def _take(self, token_id: int, is_late: bool) -> str:
         limits = self._limits
-        if token_id in limits.stop_token_ids:
+        if token_id in limits.stop_token_ids and self._matcher.matched is None:
             self._finish("stop", token_id)
             return self._flush()  # without the text of the stop token
         is_armed = len(self.token_ids) >= limits.min_tokens

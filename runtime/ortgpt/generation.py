@@ -44,7 +44,7 @@ class Generation:
         return [self._result(index) for index in range(len(self._request.prompts))]
 
     def _result(self, index: int) -> Result:
-        prompt, clock = self._request.prompts[index], self._run.clock
+        prompt, clock = self._run.prompts[index], self._run.clock
         choices = tuple(self._run.choices(index))
         generated = sum(len(choice.token_ids) for choice in choices)
         num_first = sum(bool(choice.token_ids) for choice in choices)  # these came with the prefill

@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import numpy as np
 
+from ortgpt.choices import ChoiceState
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Steps, Tokenizer
 from ortgpt.logits.drawing import draw
@@ -27,15 +28,7 @@ class RowRun(Run):
 
     def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
         super().__init__(request, decoder, tokenizer, shape)
-        # A contrastive candidate is judged by running it, so even the last one needs its place.
-        spare = 0 if isinstance(request.strategy, ContrastiveSearch) else 1
-        self._choices = [
-            [
-                self.make_choice(prompt, index, self.max_tokens(prompt, spare))
-                for index in range(request.options.num_sequences)
-            ]
-            for prompt in request.prompts
-        ]
+        self._choices = self._make_choices()
 
     def choices(self, index: int) -> list[ResultChoice]:
         found = [choice.choice() for choice in self._choices[index]]
@@ -50,14 +43,15 @@ class RowRun(Run):
         return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        everyone = [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
-        running = [(index, choice) for index, choice in everyone if choice.max_tokens > 0]
+        rows = [row for row, (_, choice) in enumerate(self._everyone()) if choice.max_tokens > 0]
+        steps = self._start(rows) if rows else None
+        everyone = self._everyone()
         for index, choice in everyone:
             if choice.max_tokens == 0:
                 yield index, choice.end("length")
-        if not running:
+        if steps is None:
             return
-        steps = self._start([row for row, (_, choice) in enumerate(everyone) if choice.max_tokens > 0])
+        running = [everyone[row] for row in rows]
         try:
             before = time.perf_counter()
             step = next(steps)
@@ -84,6 +78,8 @@ class RowRun(Run):
         """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
         strategy, n = self.request.strategy, self.request.options.num_sequences
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
+        if self.request.options.token_healing:
+            self._choices = self._make_choices()
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
         first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
         if isinstance(strategy, ContrastiveSearch):
@@ -94,15 +90,27 @@ class RowRun(Run):
         self.decoder.reorder(sources)
         return sample_steps(self.decoder, first, [self._sampled_row(row // n, row % n) for row in rows])
 
+    def _make_choices(self) -> list[list[ChoiceState]]:
+        """The sequences of each prompt; made anew where prompts have been healed."""
+        sequences = range(self.request.options.num_sequences)
+        return [
+            [self.make_choice(prompt, sequence, self.max_tokens(prompt)) for sequence in sequences]
+            for prompt in self.prompts
+        ]
+
+    def _everyone(self) -> list[tuple[int, ChoiceState]]:
+        """Prompt and state of every sequence, in the order of the rows."""
+        return [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
+
     def _sampled_row(self, index: int, sequence: int) -> SampledRow:
-        prompt, seed = self.request.prompts[index], self.request.seeds[index]
+        prompt, seed = self.prompts[index], self.request.seeds[index]
         pick = make_pick(self.request.strategy, make_rng(seed, sequence))
         process = self.make_process(prompt, self._choices[index][sequence].max_tokens)
         return SampledRow(History(prompt.token_ids), process, pick)
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
-        prompt = self.request.prompts[index]
+        prompt = self.prompts[index]
         states = StateHistory(hidden[: len(prompt.token_ids)])
         process = self.make_process(prompt, self._choices[index][0].max_tokens)
         return ContrastiveRow(History(prompt.token_ids), process, states)

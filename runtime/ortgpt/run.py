@@ -12,14 +12,15 @@ import numpy as np
 from ortgpt.choices import ChoiceState, Limits
 from ortgpt.errors import OrtgptError
 from ortgpt.inference.guided_decoder import GuidedDecoder
-from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
+from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt, read_prompt
 from ortgpt.results import Event, ResultChoice
-from ortgpt.strategies import Strategy
+from ortgpt.strategies import ContrastiveSearch, Strategy
+from ortgpt.token_healing import find_extensions, heal
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Run(ABC):
 
     def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer, shape: Architecture) -> None:
         self.request, self.decoder, self.tokenizer, self.shape = request, decoder, tokenizer, shape
+        self.prompts = list(request.prompts)  # `prefill` heals them, where that is asked for
         self.clock = Clock()
         chosen = request.options.stop_token_ids
         self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
@@ -77,20 +79,50 @@ class Run(ABC):
         return max_time is not None and time.perf_counter() - self.request.started >= max_time
 
     def prefill(self, *, hidden: bool = False) -> Outputs:
-        """Run every prompt once, in a row of its own."""
+        """Run every prompt once, in a row of its own. Afterwards `prompts` and `decoder` are final."""
         before = time.perf_counter()
-        if self.request.options.is_guided:
-            negatives = [self._negative_ids(prompt) for prompt in self.request.prompts]
-            self.decoder = GuidedDecoder(self.decoder, self.request.options.guidance_scale, negatives)
-        outputs = self.decoder.extend([prompt.token_ids for prompt in self.request.prompts], hidden=hidden)
+        options = self.request.options
+        states = self._heal(hidden=hidden) if options.token_healing else None
+        if options.is_guided:
+            negatives = [self._negative_ids(prompt) for prompt in self.prompts]
+            self.decoder = GuidedDecoder(self.decoder, options.guidance_scale, negatives)
+        held = self.decoder.lengths
+        rest = [prompt.token_ids[length:] for prompt, length in zip(self.prompts, held, strict=True)]
+        outputs = self.decoder.extend(rest, hidden=hidden)
+        if states is not None and outputs.hidden is not None:
+            outputs = outputs._replace(hidden=_joined(states, held, outputs.hidden))
         self.clock.prefill = time.perf_counter() - before
         return outputs
 
-    def max_tokens(self, prompt: Prompt, spare: int = 1) -> int:
-        """Tokens that may be generated.
+    def _heal(self, *, hidden: bool) -> Floats | None:
+        """Choose the prompts' last tokens anew; returns the hidden states of those before, if asked for.
 
-        spare: 1 where the last token is never fed back, so that it needs no place in the context.
+        A row then holds what comes before its last token, or nothing if that token stays: what a row
+        computes must not depend on its neighbours.
         """
+        last = {
+            index: prompt.token_ids[-1]
+            for index, prompt in enumerate(self.prompts)
+            if len(prompt.token_ids) > 1 and self.max_tokens(prompt) > 0
+        }
+        extensions = {token_id: find_extensions(token_id, self.tokenizer) for token_id in {*last.values()}}
+        healing = {index: found for index, one in last.items() if len(found := extensions[one]) > 1}
+        if not healing:
+            return None
+        heads = [p.token_ids[:-1] if i in healing else p.token_ids[:1] for i, p in enumerate(self.prompts)]
+        outputs = self.decoder.extend(heads, hidden=hidden)
+        states = None if outputs.hidden is None else outputs.hidden.copy()
+        for index, found in healing.items():
+            logits = outputs.logits[index, -1]
+            self.prompts[index] = heal(self.prompts[index], found, logits, self.tokenizer)
+        self.decoder.trim([len(head) if index in healing else 0 for index, head in enumerate(heads)])
+        return states
+
+    def max_tokens(self, prompt: Prompt) -> int:
+        """Tokens that may be generated."""
+        # The last token is never fed back, so that it needs no place in the context. But a contrastive
+        # candidate is judged by running it.
+        spare = 0 if isinstance(self.request.strategy, ContrastiveSearch) else 1
         longest = max(len(prompt.token_ids), len(self._negative_ids(prompt)))
         return min(self.request.options.max_new_tokens, self.shape.context - longest + spare)
 
@@ -106,10 +138,14 @@ class Run(ABC):
             stop_token_ids=frozenset(self.stop_token_ids),
             stop=tuple(options.stop),
         )
-        prefix = ""
-        if options.echo:
-            prefix = self.tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
-        return ChoiceState(index, self.tokenizer, limits, prefix=prefix, num_top=options.logprobs)
+        return ChoiceState(
+            index,
+            self.tokenizer,
+            limits,
+            prefix=prompt.own_text(self.tokenizer) if options.echo else "",
+            healed=prompt.healed_bytes,
+            num_top=options.logprobs,
+        )
 
     def make_process(self, prompt: Prompt, max_tokens: int) -> Processor:
         """The processors that every strategy's scores go through."""
@@ -124,6 +160,16 @@ class Run(ABC):
             vocab_size=self.shape.vocab_size,
             tokenizer_size=self.shape.tokenizer_size,
         )
+
+
+def _joined(before: Floats, lengths: Ids, after: Floats) -> Floats:
+    """Hidden states (rows, width, n_embd): the first lengths[i] of row i from `before`, then `after`."""
+    rows, width, size = after.shape
+    joined = np.zeros((rows, int(lengths.max()) + width, size), np.float32)
+    for row, length in enumerate(lengths):
+        joined[row, :length] = before[row, :length]
+        joined[row, length : length + width] = after[row]
+    return joined
 
 
 def make_rng(seed: int, sequence: int) -> np.random.Generator:
