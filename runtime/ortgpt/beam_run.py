@@ -33,11 +33,13 @@ class BeamRun(Run):
         super().__init__(request, decoder, tokenizer, shape, binder)
         assert isinstance(request.strategy, BeamSearch)
         self._strategy = request.strategy
-        self._searches = [self._make_search(index) for index in range(len(request.prompts))]
+        self._searches = self._make_searches()
         self._shown = [(0, 0) for _ in request.prompts]  # characters and tokens
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        outputs = self.prefill()  # before the decoder is asked for, which guidance replaces
+        outputs = self.prefill()
+        if self.request.options.token_healing:
+            self._searches = self._make_searches()
         steps = beam_steps(self.decoder, outputs, self._searches)
         try:
             next(steps)
@@ -71,8 +73,12 @@ class BeamRun(Run):
     def has_lone_rows(self) -> bool:
         return False
 
+    def _make_searches(self) -> list[Search[ChoiceState]]:
+        """One search per prompt; made anew where prompts have been healed."""
+        return [self._make_search(index) for index in range(len(self.prompts))]
+
     def _make_search(self, index: int) -> Search[ChoiceState]:
-        prompt, seed = self.request.prompts[index], self.request.seeds[index]
+        prompt, seed = self.prompts[index], self.request.seeds[index]
         max_tokens = self.max_tokens(prompt)
         # Drawn beams keep their distribution, and a group is too small to be divided further.
         uses_banks = not self._strategy.sample and self._strategy.num_beam_groups == 1

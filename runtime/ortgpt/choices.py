@@ -33,6 +33,8 @@ class ChoiceState:
     """Takes a sequence's tokens one by one and gives the text that may be shown.
 
     prefix      text shown before the first token (echo)
+    healed      what stands between prefix and first token: it is output, in which stop strings count. One
+                that is complete there ends the sequence with its first token, whatever that is
     num_top     alternatives to report, None for no log-probabilities at all
     constraint  says when the text may end; the processors see to the rest
     """
@@ -44,6 +46,7 @@ class ChoiceState:
         limits: Limits,
         *,
         prefix: str = "",
+        healed: bytes = b"",
         num_top: int | None = None,
         constraint: Constraint | None = None,
     ) -> None:
@@ -56,7 +59,8 @@ class ChoiceState:
         self._constraint = constraint
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(limits.stop)
-        self._unsent = prefix
+        begun = self._detokenizer.feed_bytes(healed)
+        self._unsent = prefix + self._matcher.feed(begun, self._may_cut)
         self.text = ""  # all that has been given so far
         self._logprob_sum = 0.0
         self._logprobs: list[TokenLogprob] = []
@@ -124,7 +128,7 @@ class ChoiceState:
 
     def _take(self, token_id: int, is_late: bool) -> str:
         limits = self._limits
-        if token_id in limits.stop_token_ids:
+        if token_id in limits.stop_token_ids and self._matcher.matched is None:
             self._finish("stop", token_id)
             return self._flush()  # without the text of the stop token
         text = self._matcher.feed(self._detokenizer.feed(token_id), self._may_cut)

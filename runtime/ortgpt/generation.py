@@ -9,6 +9,7 @@ from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Architecture
+from ortgpt.prompts import Prompt
 from ortgpt.results import Event, Result, Timings
 from ortgpt.row_run import RowRun
 from ortgpt.run import Request, Run
@@ -65,12 +66,17 @@ class Generation:
         found = ((index, self._run.error(index)) for index in range(len(self.request.prompts)))
         return {index: error for index, error in found if error is not None}
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts as they were run: healed, where that was asked for."""
+        return self._run.prompts
+
     def results(self) -> list[Result]:
         """One result per prompt; choices that have not ended are "cancelled"."""
         return [self._result(index) for index in range(len(self.request.prompts))]
 
     def _result(self, index: int) -> Result:
-        prompt, clock = self.request.prompts[index], self._run.clock
+        prompt, clock = self._run.prompts[index], self._run.clock
         choices = tuple(self._run.choices(index))
         generated = sum(len(choice.token_ids) for choice in choices)
         num_first = sum(bool(choice.token_ids) for choice in choices)  # these came with the prefill

@@ -17,6 +17,7 @@ from ortgpt.checks import (
 )
 from ortgpt.constraint_specs import ConstraintSpec
 from ortgpt.errors import OptionError
+from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 from ortgpt.option_checks import (
     bias_name,
     check_bad_words,
@@ -196,7 +197,14 @@ class Options:
         self._store("sequence_bias", check_sequence_bias(self.sequence_bias))
         self._store("logit_bias", check_logit_bias(self.logit_bias))
         self._store("constraints", check_constraints(self.constraints))
+        self._check_healing()
         self._store("processors", check_processors(self.processors))
+
+    def _check_healing(self) -> None:
+        for constraint in self.constraints:
+            if self.token_healing and isinstance(constraint, JSONSchema | Regex | Grammar | Choice):
+                name = type(constraint).__name__
+                raise OptionError("token_healing", f"does not go with {name}, which is about the whole text")
 
     def _check_guidance(self) -> None:
         check_float("guidance_scale", self.guidance_scale, 0.0)

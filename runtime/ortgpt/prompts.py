@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,32 @@ PromptLike = str | Sequence[int]
 
 @dataclass(frozen=True)
 class Prompt:
-    """text: None when the caller gave ids. token_ids: never empty, at most the context."""
+    """What the output follows.
+
+    text          None when the caller gave ids
+    token_ids     never empty, at most the context
+    healed_bytes  what token healing has put behind the caller's text: the output begins with it
+    """
 
     text: str | None
     token_ids: tuple[int, ...]
+    healed_bytes: bytes = b""
+
+    @property
+    def healed_text(self) -> str:
+        """The whole characters of healed_bytes; an unfinished one comes with the next token."""
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(self.healed_bytes)
+
+    def own_text(self, tokenizer: Tokenizer) -> str:
+        """The caller's text, without what healing has put behind it."""
+        if self.text is not None:
+            return self.text
+        return self.end_of_text(tokenizer, len(self.token_ids))
+
+    def end_of_text(self, tokenizer: Tokenizer, count: int) -> str:
+        """The text of the last `count` ids, without what healing has put behind it."""
+        data = b"".join(map(tokenizer.token_bytes, self.token_ids[-count:]))
+        return data.removesuffix(self.healed_bytes).decode("utf-8", "replace")
 
     def shown(self, tokenizer: Tokenizer) -> str:
         """As `echo` shows it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ortgpt.choices import ChoiceState
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Steps, Tokenizer
@@ -41,22 +42,7 @@ class RowRun(Run):
         binder: ConstraintBinder | None = None,
     ) -> None:
         super().__init__(request, decoder, tokenizer, shape, binder)
-        # A contrastive candidate is judged by running it, so even the last one needs its place.
-        spare = 0 if isinstance(request.strategy, ContrastiveSearch) else 1
-        self._budgets = [self.max_tokens(prompt, spare) for prompt in request.prompts]
-        self._constraints = [
-            self.make_constraint(prompt, budget)
-            for prompt, budget in zip(request.prompts, self._budgets, strict=True)
-        ]
-        self._choices = [
-            [
-                self.make_choice(prompt, index, budget, constraint)
-                for index in range(request.options.num_sequences)
-            ]
-            for prompt, budget, constraint in zip(
-                request.prompts, self._budgets, self._constraints, strict=True
-            )
-        ]
+        self._make_sequences()
 
     def choices(self, index: int) -> list[ResultChoice]:
         found = [choice.choice() for choice in self._choices[index]]
@@ -75,14 +61,15 @@ class RowRun(Run):
         return all(len(choices) == 1 for choices in self._choices)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        everyone = [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
-        running = [(index, choice) for index, choice in everyone if choice.max_tokens > 0]
+        rows = [row for row, (_, choice) in enumerate(self._everyone()) if choice.max_tokens > 0]
+        steps = self._start(rows) if rows else None
+        everyone = self._everyone()
         for index, choice in everyone:
             if choice.max_tokens == 0:
                 yield index, choice.end("length")
-        if not running:
+        if steps is None:
             return
-        steps = self._start([row for row, (_, choice) in enumerate(everyone) if choice.max_tokens > 0])
+        running = [everyone[row] for row in rows]
         try:
             before = time.perf_counter()
             step = next(steps)
@@ -111,6 +98,8 @@ class RowRun(Run):
         """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
         strategy, n = self.request.strategy, self.request.options.num_sequences
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
+        if self.request.options.token_healing:
+            self._make_sequences()
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
         first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
         if isinstance(strategy, ContrastiveSearch):
@@ -123,6 +112,23 @@ class RowRun(Run):
         if self.request.options.is_drafted:
             return self._speculative_steps(first, sampled)
         return sample_steps(self.decoder, first, sampled)
+
+    def _make_sequences(self) -> None:
+        """The sequences of each prompt with what bounds them; made anew where prompts have been healed."""
+        self._budgets = [self.max_tokens(prompt) for prompt in self.prompts]
+        bounds = list(zip(self.prompts, self._budgets, strict=True))
+        self._constraints = [self.make_constraint(prompt, budget) for prompt, budget in bounds]
+        self._choices = [
+            [
+                self.make_choice(prompt, sequence, budget, constraint)
+                for sequence in range(self.request.options.num_sequences)
+            ]
+            for (prompt, budget), constraint in zip(bounds, self._constraints, strict=True)
+        ]
+
+    def _everyone(self) -> list[tuple[int, ChoiceState]]:
+        """Prompt and state of every sequence, in the order of the rows."""
+        return [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
 
     def _speculative_steps(self, first: Outputs, rows: Sequence[DraftedRow]) -> Steps:
         options = self.request.options
@@ -138,7 +144,7 @@ class RowRun(Run):
         return speculative_steps(self.decoder, first, rows, drafter, budget)
 
     def _sampled_row(self, index: int, sequence: int) -> DraftedRow:
-        prompt, seed = self.request.prompts[index], self.request.seeds[index]
+        prompt, seed = self.prompts[index], self.request.seeds[index]
         pick = make_pick(self.request.strategy, make_rng(seed, sequence))
         budget = self._budgets[index]
         process = self.make_process(prompt, budget, self._constraints[index])
@@ -146,7 +152,7 @@ class RowRun(Run):
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
-        prompt = self.request.prompts[index]
+        prompt = self.prompts[index]
         states = StateHistory(hidden[: len(prompt.token_ids)])
         process = self.make_process(prompt, self._budgets[index], self._constraints[index])
         return ContrastiveRow(History(prompt.token_ids), process, states)

@@ -23,7 +23,8 @@ from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt, read_prompt
 from ortgpt.results import Event, ResultChoice
-from ortgpt.strategies import Strategy
+from ortgpt.strategies import ContrastiveSearch, Strategy
+from ortgpt.token_healing import find_extensions, heal
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Run(ABC):
         """binder: the model's, for what its constraints share; None: one of its own."""
         self.request, self.decoder, self.tokenizer, self.shape = request, decoder, tokenizer, shape
         self._binder = binder or ConstraintBinder(tokenizer, shape.vocab_size)
+        self.prompts = list(request.prompts)  # `prefill` heals them, where that is asked for
         self.clock = Clock()
         chosen = request.options.stop_token_ids
         self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
@@ -102,27 +104,60 @@ class Run(ABC):
     def prefill(self, *, hidden: bool = False) -> Outputs:
         """Run every prompt in a row of its own, as far as the row does not hold its beginning already.
 
-        The last token is always run, for its logits; with `hidden` all are, for their states.
+        The last token is always run, for its logits; with `hidden` all are, for their states. Afterwards
+        `prompts` and `decoder` are final.
         """
         before = time.perf_counter()
-        prompts = [prompt.token_ids for prompt in self.request.prompts]
-        lengths = self.decoder.lengths.tolist()
-        held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, prompts, strict=True)]
-        if held != lengths:
-            self.decoder.trim(held)
-        if self.request.options.is_guided:
-            negatives = [self._negative_ids(prompt) for prompt in self.request.prompts]
-            self.decoder = GuidedDecoder(self.decoder, self.request.options.guidance_scale, negatives)
-        new = [ids[n:] for n, ids in zip(held, prompts, strict=True)]
-        outputs = self.decoder.extend(new, hidden=hidden)
+        options = self.request.options
+        if options.token_healing:
+            self._heal()
+        prompts = [prompt.token_ids for prompt in self.prompts]
+        rest = self._not_held(prompts, hidden=hidden)
+        if options.is_guided:
+            negatives = [self._negative_ids(prompt) for prompt in self.prompts]
+            self.decoder = GuidedDecoder(self.decoder, options.guidance_scale, negatives)
+        outputs = self.decoder.extend(rest, hidden=hidden)
         self.clock.prefill = time.perf_counter() - before
         return outputs
 
-    def max_tokens(self, prompt: Prompt, spare: int = 1) -> int:
-        """Tokens that may be generated.
+    def _not_held(self, sequences: Sequence[tuple[int, ...]], *, hidden: bool = False) -> list[Sequence[int]]:
+        """What the rows do not hold of these ids: the last one at least, with `hidden` all.
 
-        spare: 1 where the last token is never fed back, so that it needs no place in the context.
+        They are trimmed to what they hold.
         """
+        lengths = self.decoder.lengths.tolist()
+        held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, sequences, strict=True)]
+        if held != lengths:
+            self.decoder.trim(held)
+        return [ids[n:] for n, ids in zip(held, sequences, strict=True)]
+
+    def _heal(self) -> None:
+        """Choose the prompts' last tokens anew.
+
+        A row then holds what comes before its last token, or nothing if that token stays: what a row
+        computes must not depend on its neighbours.
+        """
+        last = {
+            index: prompt.token_ids[-1]
+            for index, prompt in enumerate(self.prompts)
+            if len(prompt.token_ids) > 1 and self.max_tokens(prompt) > 0
+        }
+        extensions = {token_id: find_extensions(token_id, self.tokenizer) for token_id in {*last.values()}}
+        healing = {index: found for index, one in last.items() if len(found := extensions[one]) > 1}
+        if not healing:
+            return
+        heads = [p.token_ids[:-1] if i in healing else p.token_ids[:1] for i, p in enumerate(self.prompts)]
+        outputs = self.decoder.extend(self._not_held(heads))
+        for index, found in healing.items():
+            logits = outputs.logits[index, -1]
+            self.prompts[index] = heal(self.prompts[index], found, logits, self.tokenizer)
+        self.decoder.trim([len(head) if index in healing else 0 for index, head in enumerate(heads)])
+
+    def max_tokens(self, prompt: Prompt) -> int:
+        """Tokens that may be generated."""
+        # The last token is never fed back, so that it needs no place in the context. But a contrastive
+        # candidate is judged by running it.
+        spare = 0 if isinstance(self.request.strategy, ContrastiveSearch) else 1
         longest = max(len(prompt.token_ids), len(self._negative_ids(prompt)))
         return min(self.request.options.max_new_tokens, self.shape.context - longest + spare)
 
@@ -145,8 +180,8 @@ class Run(ABC):
         excluded.update(ids for ids, bias in self._sequence_biases.items() if bias == -math.inf)
         sequel = Sequel(
             prompt_ids=prompt.token_ids,
-            before=self.tokenizer.decode(prompt.token_ids[-MAX_WORD_LENGTH:]),
-            healed_text="",
+            before=prompt.end_of_text(self.tokenizer, MAX_WORD_LENGTH),
+            healed=prompt.healed_bytes,
             budget=max_tokens - (options.forced_eos_token_id is not None),
             stop_token_ids=self.stop_token_ids,
             excluded=tuple(excluded),
@@ -169,7 +204,8 @@ class Run(ABC):
             index,
             self.tokenizer,
             limits,
-            prefix=prompt.shown(self.tokenizer) if options.echo else "",
+            prefix=prompt.own_text(self.tokenizer) if options.echo else "",
+            healed=prompt.healed_bytes,
             num_top=options.logprobs,
             constraint=constraint,
         )

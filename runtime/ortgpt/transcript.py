@@ -180,8 +180,10 @@ class Transcript:
         if is_sound and generation.has_lone_rows:
             row += result.token_ids[:-1]  # the last one has not been run
         if is_sound and keep:
-            echoed = request.prompts[0].shown(self._tokenizer) if request.options.echo else ""
-            token_ids = result.prompt_token_ids + _kept_ids(result.choices[0], echoed, self._tokenizer)
+            # What stands before the text of the ids: the prompt, and what healing has put behind it.
+            before = request.prompts[0].own_text(self._tokenizer) if request.options.echo else ""
+            before += generation.prompts[0].healed_text
+            token_ids = result.prompt_token_ids + _kept_ids(result.choices[0], before, self._tokenizer)
             if token_ids != self._token_ids:
                 self._text, self._token_ids = None, token_ids
         pairs = zip(row, self._token_ids, strict=False)
@@ -192,17 +194,17 @@ class Transcript:
             self._decoder.trim([min(held, int(self._decoder.lengths[0]))])
 
 
-def _kept_ids(choice: ResultChoice, echoed: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids of what a choice shows after the echoed prompt.
+def _kept_ids(choice: ResultChoice, before: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids of what a choice shows after what stands before their text.
 
     A stop string may begin inside a token: what is shown of that token is encoded anew.
     """
     if isinstance(choice.stop_reason, int):
         return choice.token_ids[:-1]
-    shown, count = choice.text[len(echoed) :], len(choice.token_ids)
-    while not shown.startswith(before := tokenizer.decode(choice.token_ids[:count])):
+    shown, count = choice.text[len(before) :], len(choice.token_ids)
+    while not shown.startswith(whole := tokenizer.decode(choice.token_ids[:count])):
         count -= 1
-    return choice.token_ids[:count] + tuple(tokenizer.encode(shown[len(before) :]))
+    return choice.token_ids[:count] + tuple(tokenizer.encode(shown[len(whole) :]))
 
 
 def _first_row(decoder: Decoder, length: int) -> Decoder:

@@ -26,7 +26,7 @@ class Sequel:
 
     prompt_ids       ids before it
     before           the end of the prompt's text
-    healed_text      what the output's text begins with, before any token of its own
+    healed           bytes that the output's text begins with, before any token of its own
     budget           tokens that may be generated
     stop_token_ids   ids that end it
     excluded         id sequences that other options exclude
@@ -36,7 +36,7 @@ class Sequel:
 
     prompt_ids: tuple[int, ...]
     before: str
-    healed_text: str
+    healed: bytes
     budget: int
     stop_token_ids: tuple[int, ...]
     excluded: tuple[tuple[int, ...], ...] = ()
@@ -69,9 +69,7 @@ class ConstraintBinder:
         forbidden = self._forbidden_words(specs)
         if forbidden:
             others.append(
-                ForbiddenWords(
-                    forbidden, self.vocabulary, before=sequel.before, healed_text=sequel.healed_text
-                )
+                ForbiddenWords(forbidden, self.vocabulary, before=sequel.before, healed=sequel.healed)
             )
         forms = [spec for spec in specs if isinstance(spec, GrammarSpec)]
         others += [bind_grammar(self.grammars.compile(spec), sequel.stop_token_ids) for spec in forms]
@@ -123,7 +121,7 @@ class ConstraintBinder:
             budget=sequel.budget,
             stop_token_ids=sequel.stop_token_ids,
             before=sequel.before,
-            healed_text=sequel.healed_text,
+            healed=sequel.healed,
             others=admits,
             has_others=bool(others or sequel.excluded),
             has_form=has_form,

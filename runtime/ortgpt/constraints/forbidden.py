@@ -19,22 +19,21 @@ class ForbiddenWords:
 
     words     (word, whether only whole words count)
     before    what stands before the output: a word that the prompt begins is not completed either
-    healed_text  what the output begins with
+    healed    bytes that the output begins with
 
     As a whole word one is also excluded where the text may still go on to a longer one, because
     what follows is not known yet.
     """
 
     def __init__(
-        self, words: Sequence[tuple[str, bool]], vocabulary: Vocabulary, *, before: str, healed_text: str = ""
+        self, words: Sequence[tuple[str, bool]], vocabulary: Vocabulary, *, before: str, healed: bytes = b""
     ) -> None:
         self._words = [(fold_case(word), is_whole) for word, is_whole in words]
         self._vocabulary = vocabulary
         self._keep = max(len(word) for word, _ in self._words)  # one more than can be begun: the border
         self._whole_words = [word for word, is_whole in self._words if is_whole]
-        self._before = fold_case(before + healed_text)
-        self._num_healed = len(healed_text)
-        start = TextTail(self._before[-self._keep :])
+        self._before, self._healed = fold_case(before), healed
+        start, _ = TextTail(self._before[-self._keep :]).followed_by(healed, self._keep)
         self._tail = Fold(start, self._advance, size=STATES)
         inside = [vocabulary.containing(word) for word, is_whole in self._words if not is_whole]
         inside += [self._holding_whole(word) for word, is_whole in self._words if is_whole]
@@ -56,8 +55,8 @@ class ForbiddenWords:
             return True
         # Where a stop string cuts a longer word, what is left of it may be a whole word. That is seldom.
         data = b"".join(self._vocabulary.token_bytes(i) for i in generated if i < self._vocabulary.size)
-        text = self._before + fold_case(data.decode("utf-8", "replace"))
-        cut = text[: len(self._before) - self._num_healed + place]
+        text = self._before + fold_case((self._healed + data).decode("utf-8", "replace"))
+        cut = text[: len(self._before) + place]
         return not any(
             cut.endswith(word) and is_border(cut, len(cut) - len(word)) for word in self._whole_words
         )

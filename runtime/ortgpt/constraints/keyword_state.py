@@ -54,10 +54,10 @@ class KeywordReader:
         self._keep = max(len(keyword.text) for keyword in keywords) + 1  # and the border before it
         self._memory = max(len(form.token_ids) for keyword in keywords for form in keyword.forms) - 1
 
-    def start(self, before: str, healed_text: str) -> KeywordState:
-        """before: the prompt's last character, or "". healed_text: what the output begins with."""
+    def start(self, before: str, healed: bytes) -> KeywordState:
+        """before: the prompt's last character, or "". healed: what the output begins with."""
         state = KeywordState(TextTail(fold_case(before)))
-        return self._with_text(state, *state.tail.followed_by(healed_text.encode(), self._keep))
+        return self._with_text(state, *state.tail.followed_by(healed, self._keep))
 
     def advance(self, state: KeywordState, token_id: int) -> KeywordState:
         if token_id >= self._vocabulary.size or token_id in self._silent:

@@ -33,7 +33,7 @@ class KeywordTask:
     budget          tokens that may be generated
     stop_token_ids  excluded while a needed keyword is missing
     before          the prompt's last character, or ""
-    healed_text     what the output's text begins with
+    healed          bytes that the output's text begins with
     others          whether the other constraints admit ids as the next ones
     has_form        whether a grammar is among them: then keywords come where it lets them
     is_boosted      False: keywords that are needed get no boost, because beams are kept by `progress`
@@ -48,7 +48,7 @@ class KeywordTask:
         budget: int,
         stop_token_ids: Sequence[int],
         before: str = "",
-        healed_text: str = "",
+        healed: bytes = b"",
         others: Fits = lambda generated, token_ids: True,
         has_others: bool = False,
         has_form: bool = False,
@@ -61,7 +61,7 @@ class KeywordTask:
         self._reserve = FORM_RESERVE if has_form else len(keywords) if has_others else 0
         self._is_first_forced = is_first_forced
         reader = KeywordReader(keywords, vocabulary, frozenset(stop_token_ids))
-        self._state = Fold(reader.start(before, healed_text), reader.advance, size=STATES)
+        self._state = Fold(reader.start(before, healed), reader.advance, size=STATES)
         everyone = range(len(keywords))
         self._needed = frozenset(i for i in everyone if keywords[i].is_needed)
         self._boosted = frozenset(

@@ -23,7 +23,11 @@ class Detokenizer:
 
     def feed(self, token_id: int) -> str:
         """The text that this token completes."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        return self.feed_bytes(self._tokenizer.token_bytes(token_id))
+
+    def feed_bytes(self, data: bytes) -> str:
+        """The text that these bytes complete; they need not be a token's."""
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
         """What was held: U+FFFD for an unfinished character, else nothing. Starts anew."""

@@ -17,7 +17,7 @@ NOTHING = np.zeros(0, np.int64)
 
 
 def bind(*specs: ConstraintSpec, **fields: Any) -> AllOf:
-    sequel = {"prompt_ids": (), "before": "", "healed_text": "", "budget": 20, "stop_token_ids": (256,)}
+    sequel = {"prompt_ids": (), "before": "", "healed": b"", "budget": 20, "stop_token_ids": (256,)}
     bound = ConstraintBinder(ByteTokenizer(), 257).bind(specs, Sequel(**(sequel | fields)))
     assert bound is not None
     return bound
@@ -29,7 +29,7 @@ def scores_after(bound: AllOf, text: str) -> dict[str, float]:
 
 
 def test_without_constraints_there_is_nothing_to_bind() -> None:
-    sequel = Sequel((), "", "", 20, (256,))
+    sequel = Sequel((), "", b"", 20, (256,))
     assert ConstraintBinder(ByteTokenizer(), 257).bind([], sequel) is None
 
 
@@ -84,8 +84,8 @@ def test_excluded_sequences_are_not_completed_by_a_keyword_across_its_border() -
 
 
 def test_healed_text_counts_as_output() -> None:
-    bound = bind(Keywords(["dragon"]), Forbidden(["onyx"]), before="The drag", healed_text="on")
+    bound = bind(Keywords(["dragon"]), Forbidden(["onyx"]), before="The drag", healed=b"on")
     assert not bound.may_end(NOTHING)
-    bound = bind(Keywords(["on"]), Forbidden(["onyx"]), before="The ", healed_text="on")
+    bound = bind(Keywords(["on"]), Forbidden(["onyx"]), before="The ", healed=b"on")
     assert [bound.may_end(NOTHING, place) for place in (1, 2)] == [False, True]
     assert scores_after(bound, "y")["x"] == -np.inf

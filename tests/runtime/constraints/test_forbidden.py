@@ -92,7 +92,7 @@ def test_a_sequence_fits_if_no_step_of_it_completes_a_word() -> None:
 
 
 def test_a_stop_may_not_cut_a_text_so_that_a_whole_word_is_left() -> None:
-    constraint = ForbiddenWords([("cat", True)], VOCABULARY, before="a c", healed_text="a")
+    constraint = ForbiddenWords([("cat", True)], VOCABULARY, before="a c", healed=b"a")
     text = "ts catsego"  # behind the healed "a"
     ids = np.array(list(text.encode()), np.int64)
     allowed = [place for place in range(len(text) + 2) if constraint.may_end(ids, place)]
