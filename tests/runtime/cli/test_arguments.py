@@ -23,7 +23,11 @@ OPTION_FLAGS: dict[str, tuple[list[str], Any]] = {
     "stop_token_ids": (["5", "6,7"], [5, 6, 7]),
     "seed": (["0"], 0),
     "n": (["2"], 2),
+    "best_of": (["3"], 3),
     "echo": ([], True),
+    "token_healing": ([], True),
+    "guidance_scale": (["1.5"], 1.5),
+    "negative_prompt": ([""], ""),
     "repetition_penalty": (["1.5"], 1.5),
     "presence_penalty": (["-0.5"], -0.5),
     "frequency_penalty": (["0.25"], 0.25),
@@ -62,6 +66,7 @@ SAMPLING_FLAGS: dict[str, tuple[list[str], Any]] = {
 }
 # What a field needs beside it.
 NEEDED: dict[str, dict[str, float]] = {
+    "negative_prompt": {"guidance_scale": 1.5},
     "dry_base": {"dry_multiplier": 0.5},
     "dry_allowed_length": {"dry_multiplier": 0.5},
     "dry_sequence_breakers": {"dry_multiplier": 0.5},
@@ -80,6 +85,11 @@ REFUSED = [
     ("seed", str(2**63)),
     ("n", "0"),
     ("n", "129"),
+    ("best-of", "0"),
+    ("best-of", "129"),
+    ("guidance-scale", "-1"),
+    ("guidance-scale", "nan"),
+    ("negative-prompt", "dark"),
     ("repetition-penalty", "0"),
     ("presence-penalty", "nan"),
     ("frequency-penalty", "inf"),
@@ -147,6 +157,8 @@ class Recorder:
     def stream(self, prompt: object, strategy: object, **options: object) -> None:
         self.request = (prompt, strategy, options)
         raise OrtgptError("recorded")
+
+    generate = stream
 
 
 @pytest.fixture
