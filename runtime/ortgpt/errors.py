@@ -69,11 +69,14 @@ class ConstraintError(OrtgptError):
 
 
 class NonFiniteLogitsError(OrtgptError):
-    """The model produced NaN or infinite logits; `step` counts generated tokens from 0."""
+    """The model produced NaN or infinite logits; `step` counts generated tokens from 0.
 
-    def __init__(self, step: int) -> None:
+    name: which of several texts it was
+    """
+
+    def __init__(self, step: int, name: str = "") -> None:
         super().__init__(
-            f"the model produced non-finite logits at step {step}",
+            f"the model produced non-finite logits at step {step}" + (f" of {name}" if name else ""),
             hint="run `ortgpt inspect DIR --verify`: the weights may hold NaN or infinite values",
         )
         self.step = step

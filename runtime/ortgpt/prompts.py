@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from ortgpt.checks import check_text, check_token_ids, shown
 from ortgpt.errors import ContextLengthError, OptionError
@@ -81,6 +82,13 @@ def read_token_ids(
     if value is None or isinstance(value, bytes):
         raise OptionError(option, f"must be a string or a sequence of token ids, got {shown(value)}")
     return check_token_ids(option, value, shape.vocab_size)
+
+
+def is_one_prompt(value: object) -> bool:
+    """Whether this is one prompt, text or ids, and not a list of prompts."""
+    if isinstance(value, str | bytes) or hasattr(value, "tolist"):
+        return True
+    return isinstance(value, Sequence) and bool(value) and all(isinstance(item, Integral) for item in value)
 
 
 def start_token(shape: Architecture, option: str = "prompt") -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ortgpt
 from ortgpt.numerics import log_softmax
-from ortgpt.scoring import windows
+from ortgpt.scoring import ScoredText, Scoring, windows
+from ortgpt.testing import FakeDecoder
+
+MakeBundle = Callable[..., Path]
 
 CONTEXT = 64
 
@@ -93,3 +98,118 @@ def test_one_token_or_none_has_nothing_to_score(tiny_model: ortgpt.Model) -> Non
 def test_a_stride_out_of_range_is_refused(tiny_model: ortgpt.Model, stride: object) -> None:
     with pytest.raises(ortgpt.OptionError, match="stride"):
         tiny_model.score([1, 2, 3], stride=stride)  # type: ignore[arg-type]
+
+
+def counted(model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every decoder that the model makes from now on."""
+    rows: list[int] = []
+    make = model.decoder
+
+    def decoder(rows_: int = 1) -> ortgpt.interfaces.Decoder:
+        rows.append(rows_)
+        return make(rows_)
+
+    monkeypatch.setattr(model, "decoder", decoder)
+    return rows
+
+
+def assert_batch(model: ortgpt.Model, texts: list, prompts: object = None, stride: int | None = None) -> None:
+    """Each score of the batch, to the last bit, is the text's own."""
+    each = (
+        prompts if isinstance(prompts, list) and not isinstance(prompts[0], int) else [prompts] * len(texts)
+    )
+    alone = [
+        model.score(text, prompt=prompt, stride=stride) for text, prompt in zip(texts, each, strict=True)
+    ]
+    # repr: NaN is no equal of itself
+    assert repr(model.score_batch(texts, prompts=prompts, stride=stride)) == repr(alone)  # type: ignore[arg-type]
+
+
+LENGTHS = [40, 1, 2, 0, 3, 64, 65, 17, 2, 30, 200, 9, 9, 9, 33, 128, 2, 3]
+
+
+@pytest.mark.parametrize("floor", ["1.31", "1.32"])
+def test_a_batch_gives_each_text_its_own_score(make_bundle: MakeBundle, floor: str) -> None:
+    with ortgpt.load(make_bundle(onnxruntime_floor=floor), threads=1) as model:
+        texts = [text_of(length) for length in LENGTHS]
+        assert_batch(model, texts)
+        assert_batch(model, texts, stride=7)
+        assert_batch(model, texts, prompts=text_of(5))
+        assert_batch(model, texts, prompts="")
+        assert_batch(model, texts, prompts=[text_of(1 + 7 * index % 63) for index in range(len(texts))])
+        assert_batch(model, texts[:3], prompts=["", "abc", [5, 6]])
+
+
+@pytest.mark.parametrize("around", [2, 20, 64, 126, 128, 129, 130, 131, 256, 257, 258, 511, 512])
+def test_a_batch_is_cut_as_its_texts_are_alone(storyteller_model: ortgpt.Model, around: int) -> None:
+    """A chunk of one token is computed by another routine, with another rounding."""
+    rng = np.random.default_rng(around)
+    texts = [rng.integers(1, 4096, max(1, min(around + change, 514))).tolist() for change in (-1, 0, 1, 0, 2)]
+    assert_batch(storyteller_model, texts)
+    assert_batch(storyteller_model, texts, prompts=["The king", "A", "", "Once upon a time", "A"])
+    assert_batch(storyteller_model, [[5, 6, 7], [8], [9, 10]], prompts=[texts[0][:500]] * 3)
+
+
+def test_short_texts_share_runs_within_the_memory_of_one(
+    tiny_model: ortgpt.Model, storyteller_model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counted(storyteller_model, monkeypatch)
+    storyteller_model.score_batch([[5] * 17] * 24)  # 16 inputs each: 8 texts make 128
+    assert rows == [8, 8, 8]
+    rows.clear()
+    storyteller_model.score_batch([[5] * 17, [6] * 33, [5] * 33] * 2)  # 2 of 16, then 4 of 32
+    assert rows == [2 + 2, 2]
+    rows.clear()
+    storyteller_model.score_batch([[5] * 3] * 40)
+    assert rows == [32, 8]
+    rows.clear()
+    storyteller_model.score_batch([[5, 6]] * 4, prompts=[7] * 200)  # the cache of 2 rows of 202 fits 512
+    assert rows == [2, 2]
+    rows.clear()
+    storyteller_model.score_batch([[5] * 129, [5] * 130, [5] * 300])
+    assert rows == [1, 1, 1]
+
+
+def test_an_empty_batch_and_texts_with_nothing_to_score_run_nothing(
+    tiny_model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counted(tiny_model, monkeypatch)
+    assert tiny_model.score_batch([]) == tiny_model.score_batch([], prompts=[]) == []
+    assert [score.total for score in tiny_model.score_batch(["a", ""])] == [0.0, 0.0]
+    assert rows == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "named"),
+    [
+        ("abc", {}, "texts"),
+        (5, {}, "texts"),
+        (["a", 5], {}, "texts[1]"),
+        (["a", "\ud800"], {}, "texts[1]"),
+        (["a", [1, 999]], {}, "texts[1][1]"),
+        (["a", None], {}, "texts[1]"),
+        (["a", "b"], {"prompts": ["c"]}, "prompts"),
+        (["a", "b"], {"prompts": []}, "prompts"),
+        (["a", "b"], {"prompts": 5}, "prompts"),
+        (["a", "b"], {"prompts": [1, 999]}, "prompts[1]"),
+        (["a", "b"], {"prompts": ["c", [1, 999]]}, "prompts[1][1]"),
+        (["a", "b"], {"prompts": ["c", "x" * 65]}, "prompts[1]"),
+        (["a", "b"], {"prompts": "x" * 65}, "prompts"),
+        (["a", "b"], {"stride": 0}, "stride"),
+    ],
+)
+def test_an_error_names_the_text_or_the_prompt(
+    tiny_model: ortgpt.Model, texts: object, options: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ortgpt.OptionError) as caught:
+        tiny_model.score_batch(texts, **options)  # type: ignore[arg-type]
+    assert caught.value.option == named
+
+
+def test_logits_that_are_no_numbers_name_the_text() -> None:
+    def make(rows: int) -> FakeDecoder:
+        return FakeDecoder(257, 64, rows=rows, nan_at=[(0, 1)])
+
+    scoring = Scoring(64, 32, make)
+    with pytest.raises(ortgpt.NonFiniteLogitsError, match=r"step 0 of texts\[2\]$"):
+        scoring.score_all([ScoredText(ids, 0) for ids in ([1, 2, 3, 4], [1, 2], [5, 6, 7])])

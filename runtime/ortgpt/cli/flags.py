@@ -80,6 +80,22 @@ PenaltyAlpha = Annotated[
     flag(ContrastiveSearch, "penalty_alpha", "Weight of being unlike; --top-k sets the candidates.", "A"),
 ]
 
+BestOf = Annotated[
+    int | None, flag(Options, "best_of", "Draw so many sequences, give the best of them.", "N")
+]
+TokenHealing = Annotated[
+    bool,
+    typer.Option(
+        "--token-healing", help="The prompt may end inside a word.", rich_help_panel=PANELS[Options]
+    ),
+]
+GuidanceScale = Annotated[
+    float | None, flag(Options, "guidance_scale", "Move away from the negative prompt; 1: off.")
+]
+NegativePrompt = Annotated[
+    str | None,
+    flag(Options, "negative_prompt", "What to move away from.", "TEXT", "the prompt's last token"),
+]
 DryMultiplier = Annotated[
     float | None, flag(Options, "dry_multiplier", "Against long repeats (DRY); 0: off.")
 ]

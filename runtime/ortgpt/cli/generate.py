@@ -96,6 +96,10 @@ def generate(
     ] = None,
     seed: Annotated[int | None, flag(Options, "seed", "Makes sampling repeatable.", "N")] = None,
     n: Annotated[int | None, flag(Options, "n", "Sequences per prompt.", "N")] = None,
+    best_of: flags.BestOf = None,
+    token_healing: flags.TokenHealing = False,
+    guidance_scale: flags.GuidanceScale = None,
+    negative_prompt: flags.NegativePrompt = None,
     echo: Annotated[
         bool, typer.Option("--echo", help="Begin with the prompt.", rich_help_panel="Text")
     ] = False,
@@ -183,7 +187,7 @@ def generate(
         if draft is not None:
             options["draft"] = stack.enter_context(load_model(draft, provider, threads))
         num_choices = max(options.get("n", 1), num_return_sequences or 1)
-        if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1:
+        if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1 and best_of is None:
             results = [_stream(loaded, prompts[0], chosen, options)]
         else:
             show = partial(_print_results, model=str(model), as_json=as_json)
@@ -243,7 +247,9 @@ def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: 
 
 
 def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options: OptionFields) -> Result:
-    """Like generate, but Ctrl-C gives what there is."""
+    """Like generate, but Ctrl-C gives what there is; with best_of there is nothing before the end."""
+    if "best_of" in options:
+        return model.generate(prompt, strategy, **options)
     stream = model.stream(prompt, strategy, **options)
     try:
         for _ in stream:

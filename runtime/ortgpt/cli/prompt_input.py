@@ -35,17 +35,17 @@ def read_stdin(name: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def read_prompt_file(path: Path) -> list[str]:
-    """One prompt per line; empty lines are skipped."""
+def read_prompt_file(path: Path, option: str = "prompt_file", kind: str = "prompt") -> list[str]:
+    """One prompt, or text of another kind, per line; empty lines are skipped. option: what names the file."""
     try:
-        text = decode_utf8(path.read_bytes(), "prompt_file")
+        text = decode_utf8(path.read_bytes(), option)
     except OSError as error:
-        raise OptionError("prompt_file", f"{path} can't be read: {error.strerror}") from None
+        raise OptionError(option, f"{path} can't be read: {error.strerror}") from None
     # Not splitlines(), which also ends a line at form feeds and Unicode separators.
     lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise OptionError("prompt_file", f"{path} holds no prompt")
+        raise OptionError(option, f"{path} holds no {kind}")
     return prompts
 
 

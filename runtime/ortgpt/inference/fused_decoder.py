@@ -72,8 +72,9 @@ class FusedDecoder:
         new = self._check(token_ids, siblings)
         widths = [len(ids) for ids in new]
         self._cache.reserve(int(self._cache.lengths.max()) + max(widths))
-        # Siblings see each other's places hidden, so a row's siblings can't be cut into chunks.
-        chunk = max(widths) if siblings else self._chunk
+        # Siblings see each other's places hidden, so a row's siblings can't be cut into chunks; but several
+        # rows share a call, like any others.
+        chunk = max(self._chunk, *widths) if siblings else self._chunk
         calls = list(plan_calls(widths, chunk=chunk, ragged=self.capabilities.ragged_widths))
         collected = _Collected(widths, outputs, hidden)
         for call in calls:

@@ -23,7 +23,11 @@ OPTION_FLAGS: dict[str, tuple[list[str], Any]] = {
     "stop_token_ids": (["5", "6,7"], [5, 6, 7]),
     "seed": (["0"], 0),
     "n": (["2"], 2),
+    "best_of": (["3"], 3),
     "echo": ([], True),
+    "token_healing": ([], True),
+    "guidance_scale": (["1.5"], 1.5),
+    "negative_prompt": ([""], ""),
     "repetition_penalty": (["1.5"], 1.5),
     "presence_penalty": (["-0.5"], -0.5),
     "frequency_penalty": (["0.25"], 0.25),
@@ -65,6 +69,7 @@ SAMPLING_FLAGS: dict[str, tuple[list[str], Any]] = {
 # What a field needs beside it.
 NEEDED: dict[str, dict[str, float | bool]] = {
     "num_draft_tokens": {"prompt_lookup": True},
+    "negative_prompt": {"guidance_scale": 1.5},
     "dry_base": {"dry_multiplier": 0.5},
     "dry_allowed_length": {"dry_multiplier": 0.5},
     "dry_sequence_breakers": {"dry_multiplier": 0.5},
@@ -83,6 +88,11 @@ REFUSED = [
     ("seed", str(2**63)),
     ("n", "0"),
     ("n", "129"),
+    ("best-of", "0"),
+    ("best-of", "129"),
+    ("guidance-scale", "-1"),
+    ("guidance-scale", "nan"),
+    ("negative-prompt", "dark"),
     ("repetition-penalty", "0"),
     ("presence-penalty", "nan"),
     ("frequency-penalty", "inf"),
@@ -154,6 +164,8 @@ class Recorder:
         self.request = (prompt, strategy, options)
         raise OrtgptError("recorded")
 
+    generate = stream
+
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
@@ -166,7 +178,7 @@ def test_every_field_of_options_and_sampling_has_a_flag() -> None:
     command = typer.main.get_command(app).commands["generate"]
     flags = {name for parameter in command.params for name in parameter.opts}
     fields = {entry.name for entry in (*dataclasses.fields(Options), *dataclasses.fields(Sampling))}
-    assert {flag(field) for field in fields - {"processors"}} <= flags
+    assert {flag(field) for field in fields - {"processors", "constraints"}} <= flags
     assert {*OPTION_FLAGS, *SAMPLING_FLAGS, "draft"} == fields - {"processors"}
 
 

@@ -151,6 +151,40 @@ def test_several_sequences_are_printed_one_after_the_other(
     assert shown.out == "".join(choice.text + "\n" for choice in result.choices)
 
 
+def test_the_best_of_many_is_printed_at_the_end(invoke, storyteller_bundle, storyteller_model) -> None:
+    asked = (
+        "generate",
+        PROMPT,
+        "-m",
+        storyteller_bundle,
+        *SAMPLED,
+        "--best-of",
+        "4",
+        "--max-new-tokens",
+        "6",
+    )
+    for n, flags in ((1, ()), (2, ("--n", "2"))):
+        result = storyteller_model.generate(PROMPT, STRATEGY, seed=7, n=n, best_of=4, max_new_tokens=6)
+        shown = invoke(*asked, *flags)
+        assert shown.out == "".join(choice.text + "\n" for choice in result.choices)
+        (document,) = map(json.loads, invoke(*asked, *flags, "--json").out.splitlines())
+        assert [choice["index"] for choice in document["choices"]] == list(range(n))
+
+
+def test_guidance_and_healing_are_the_librarys(invoke, storyteller_bundle, storyteller_model) -> None:
+    cut = "The old wom"
+    asked = ("generate", cut, "-m", storyteller_bundle, "--max-new-tokens", "8", "--token-healing")
+    guided = ("--guidance-scale", "2", "--negative-prompt", "A wolf")
+    healed = storyteller_model.generate(cut, token_healing=True, max_new_tokens=8)
+    both = storyteller_model.generate(
+        cut, token_healing=True, guidance_scale=2.0, negative_prompt="A wolf", max_new_tokens=8
+    )
+    assert invoke(*asked).out == healed.text + "\n"
+    assert invoke(*asked, *guided).out == both.text + "\n"
+    assert healed.text.startswith("an")
+    assert healed.text != both.text
+
+
 def test_echo_puts_the_prompt_before_the_text(invoke, storyteller_bundle, storyteller_model) -> None:
     asked = ("generate", PROMPT, "-m", storyteller_bundle, "--max-new-tokens", "4", "--echo")
     expected = PROMPT + storyteller_model.generate(PROMPT, max_new_tokens=4).text

@@ -66,3 +66,42 @@ def test_long_texts_are_scored_in_windows(invoke, storyteller_bundle, storytelle
     long = "The fox was glad. " * 200
     shown = invoke("score", "-", "-m", storyteller_bundle, "--stride", "200", "--json", stdin=long)
     assert json.loads(shown.out)["total"] == storyteller_model.score(long, stride=200).total
+
+
+def test_every_line_of_a_file_is_scored(invoke, storyteller_bundle, storyteller_model, tmp_path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("The king was glad.\nA\n\nOnce upon a time there was", encoding="utf-8")
+    lines = ["The king was glad.", "A", "Once upon a time there was"]
+    asked = ("score", "--text-file", path, "-m", storyteller_bundle)
+    for flags, prompt in (((), None), (("--prompt", "Well."), "Well.")):
+        expected = storyteller_model.score_batch(lines, prompts=prompt)
+        shown = invoke(*asked, *flags, "--json")
+        assert (shown.code, shown.err) == (0, "")
+        for line, score in zip(shown.out.splitlines(), expected, strict=True):
+            document = json.loads(line)
+            assert list(document) == ["model", "token_ids", "logprobs", "total", "perplexity"]
+            assert document["logprobs"] == list(score.logprobs)
+            assert document["perplexity"] == (None if score.logprobs == (None,) else score.perplexity)
+        assert invoke(*asked, *flags).out.splitlines() == [
+            f"tokens {len(score.token_ids)}  log-probability {score.total:.4f}"
+            f"  perplexity {score.perplexity:.4f}"
+            for score in expected
+        ]
+
+
+def test_a_text_comes_from_one_place_only(invoke, storyteller_bundle, tmp_path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("A\n")
+    shown = invoke("score", TEXT, "--text-file", path, "-m", storyteller_bundle)
+    assert (shown.code, shown.out) == (2, "")
+    assert "from one place only" in shown.err
+
+
+@pytest.mark.parametrize("content", [None, b"\n \n", b"\xff"])
+def test_a_file_without_texts_is_a_usage_error(content, invoke, storyteller_bundle, tmp_path) -> None:
+    path = tmp_path / "texts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    shown = invoke("score", "--text-file", path, "-m", storyteller_bundle)
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith("error: --text-file ")

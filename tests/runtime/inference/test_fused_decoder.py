@@ -11,6 +11,7 @@ import pytest
 
 import ortgpt
 from ortgpt.inference.fused_decoder import KEPT_LOGITS
+from ortgpt.inference.session import Session
 from ortgpt.interfaces import Decoder
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import read_config
@@ -162,6 +163,25 @@ def test_siblings_see_the_past_and_themselves_only(model: ortgpt.Model) -> None:
             expected = alone.extend([[candidate]], hidden=True)
             assert np.abs(shared.logits[row, place] - expected.logits[0, 0]).max() < 2e-4
             assert np.abs(shared.hidden[row, place] - expected.hidden[0, 0]).max() < 2e-4
+
+
+def test_siblings_of_several_rows_share_a_run_and_are_bit_equal_to_each_alone(
+    model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, candidates = [ids(9), ids(140), ids(30)], [[5, 6, 7, 8], [8, 9, 1, 2], [4, 3, 2, 1]]
+    together = model.decoder(3)
+    together.extend(prompts)
+    runs: list[object] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *arguments: (runs.append(arguments), run(*arguments)))
+    outputs = together.extend(candidates, outputs="all", hidden=True, siblings=True)
+    assert len(runs) == (1 if model.manifest.ragged_widths else 3)
+    for row, (prompt, own) in enumerate(zip(prompts, candidates, strict=True)):
+        decoder = model.decoder()
+        decoder.extend([prompt])
+        alone = decoder.extend([own], outputs="all", hidden=True, siblings=True)
+        assert np.array_equal(outputs.logits[row], alone.logits[0])
+        assert np.array_equal(outputs.hidden[row], alone.hidden[0])
 
 
 def test_keeping_a_sibling_continues_as_if_it_had_come_alone(model: ortgpt.Model) -> None:
