@@ -96,19 +96,17 @@ def page(figures: dict[str, Figures]) -> Iterator[str]:
         yield f"## {title}\n\n{about}\n"
         for name in names:
             yield f"**{name}**\n"
-            yield from (
-                f"> {line}".rstrip() for line in f"{PROMPTS[0]}**{own_text(figures[name])}**".split("\n")
-            )
+            text = f"**{PROMPTS[0]}**{own_text(figures[name].text)}"
+            yield from (f"> {line}".rstrip() for line in text.split("\n"))
             yield ""
     yield FOOT
 
 
-def own_text(figures: Figures) -> str:
-    """The text, without what Markdown would take for markup."""
-    text = figures.text.strip("\n")
+def own_text(text: str) -> str:
+    """A text without what Markdown would take for markup."""
     for mark in "\\*_`<[":
         text = text.replace(mark, "\\" + mark)
-    return text
+    return text.strip("\n")
 
 
 if __name__ == "__main__":

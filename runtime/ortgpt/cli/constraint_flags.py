@@ -62,7 +62,8 @@ def read_constraints(given: Mapping[str, Any]) -> list[ConstraintSpec]:
         ("keyword_guarantee", "keyword"),
         ("forbid_whole_words", "forbid"),
     ):
-        if given[name] not in (None, False) and not given[switch]:
+        # Not `in (None, False)`: a boost of 0 equals False.
+        if given[name] is not None and given[name] is not False and not given[switch]:
             raise OptionError(name, f"has no effect without --{switch}")
     if given["json_schema"] is not None:
         constraints.append(JSONSchema(_read_file("json_schema", given["json_schema"])))

@@ -28,6 +28,8 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ProviderError, 4),
     (MemoryError, 4),
 )
+# Constraints are made of repeated flags that are named in the singular.
+FLAGS = {"keywords": "keyword", "forbidden": "forbid", "boost": "keyword_boost"}
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -98,7 +100,8 @@ def _flag(option: str) -> str:
     """The command line's name of a library option: max_new_tokens -> --max-new-tokens."""
     if re.match(r"(prompts?|text|strategy)(\[|$)", option):
         return option
-    return "--" + option.replace("_", "-")
+    name, bracket, index = option.partition("[")
+    return "--" + FLAGS.get(name, name).replace("_", "-") + bracket + index
 
 
 def _prepare_streams() -> None:
