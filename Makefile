@@ -44,7 +44,7 @@ $(BUNDLE)/manifest.json: $(CHECKPOINT) $(EXPORT_SOURCES) | .venv/.run
 
 # Running and exporting: no torch.
 .venv/.run: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,export]" 1>&2
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,grammar]" 1>&2
 	touch $@
 
 # Developing: torch comes from the constraints.

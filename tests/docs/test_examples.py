@@ -90,7 +90,9 @@ def test_compare_shows_a_text_for_every_recipe(example, storyteller_model) -> No
     headed = re.split(r"^--- (.+)  \(\d+ tokens/s\)\n", example("compare.py", "The fox"), flags=re.MULTILINE)
     texts = dict(zip(headed[1::2], headed[2::2], strict=True))
     assert list(texts) == list(recipes)
-    assert all(text.startswith("The fox") and len(text) > 60 for text in texts.values())
+    assert all(text.startswith("The fox") for text in texts.values())
+    free = [name for name, (_, options) in recipes.items() if "constraints" not in options]
+    assert all(len(texts[name]) > 60 for name in free)
     greedy = storyteller_model.generate("The fox", max_new_tokens=80).text
     assert texts["greedy"] == f"The fox{greedy}\n\n"
     assert len(set(texts.values())) > len(recipes) // 2  # the recipes differ in what they do
