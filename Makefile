@@ -43,7 +43,7 @@ $(BUNDLE)/manifest.json: $(CHECKPOINT) $(EXPORT_SOURCES) | .venv/.run
 	$(BIN)/python -m pip install --quiet --upgrade pip 1>&2
 
 # Running and exporting: no torch.
-.venv/.run: pyproject.toml | .venv/bin/python
+.venv/.run: pyproject.toml Makefile | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,grammar]" 1>&2
 	touch $@
 

@@ -6,13 +6,10 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from ortgpt.choices import ChoiceState
-from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.logits.pipeline import Pipeline, make_warpers
-from ortgpt.manifest import Architecture
 from ortgpt.results import Event, FinishReason, ResultChoice
-from ortgpt.run import Request, Run, make_rng
+from ortgpt.run import Run, make_rng
 from ortgpt.search.beam import Beam, Beams, Search, beam_steps
 from ortgpt.search.diverse import DiverseBeams
 from ortgpt.search.history import History
@@ -22,19 +19,11 @@ from ortgpt.strategies import BeamSearch
 class BeamRun(Run):
     """One search per prompt; its choices are the best hypotheses."""
 
-    def __init__(
-        self,
-        request: Request,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
-        shape: Architecture,
-        binder: ConstraintBinder | None = None,
-    ) -> None:
-        super().__init__(request, decoder, tokenizer, shape, binder)
-        assert isinstance(request.strategy, BeamSearch)
-        self._strategy = request.strategy
+    def _prepare(self) -> None:
+        assert isinstance(self.request.strategy, BeamSearch)
+        self._strategy = self.request.strategy
         self._searches = self._make_searches()
-        self._shown = [(0, 0) for _ in request.prompts]  # characters and tokens
+        self._shown = [(0, 0) for _ in self.prompts]  # characters and tokens
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
         outputs = self.prefill()
@@ -67,7 +56,10 @@ class BeamRun(Run):
         return [text.choice(index=rank, score=score) for rank, (text, score) in enumerate(best)]
 
     def error(self, index: int) -> OrtgptError | None:
-        return self._searches[index].error
+        search = self._searches[index]
+        if search.error is not None or not (search.is_done and search.finished):
+            return search.error
+        return search.finished[0].text.error
 
     @property
     def has_lone_rows(self) -> bool:

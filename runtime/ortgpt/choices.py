@@ -139,6 +139,8 @@ class ChoiceState:
         elif len(self.token_ids) >= limits.max_tokens:
             self._finish("length")
             text += self._flush()
+            if self._constraint is not None and self._constraint.owes(self._ids()):
+                self._fail("the text has reached its length")
         elif is_late:
             self._finish("length", "max_time")
             text += self._flush()
@@ -157,11 +159,12 @@ class ChoiceState:
         if self.is_met:
             self._finish("stop")
         else:
-            step = len(self.token_ids)
-            self.error = ConstraintError(
-                f"the grammar has come to its end at step {step}, with keywords missing"
-            )
+            self._fail("the grammar has come to its end")
         return self._flush()
+
+    def _fail(self, event: str) -> None:
+        """Where other rules have left keywords no place."""
+        self.error = ConstraintError(f"{event} at step {len(self.token_ids)}, with keywords missing")
 
     def _ids(self) -> NDArray[np.int64]:
         return np.array(self.token_ids, np.int64)

@@ -46,6 +46,10 @@ class Constraint(Protocol):
         """Whether nothing may follow: the text is to end now."""
         ...
 
+    def owes(self, generated: Ids, /) -> bool:
+        """Whether something promised for certain is missing: not even the length excuses that."""
+        ...
+
     def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
         """Whether these ids may come next, one after the other."""
         ...

@@ -92,7 +92,7 @@ def check_processors(value: object) -> tuple[Processor, ...]:
 
 
 def check_constraints(value: object) -> tuple[ConstraintSpec, ...]:
-    constraints = check_sequence("constraints", value)
+    constraints = (value,) if isinstance(value, ConstraintSpec) else check_sequence("constraints", value)
     for index, constraint in enumerate(constraints):
         if not isinstance(constraint, ConstraintSpec):
             raise OptionError(

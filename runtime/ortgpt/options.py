@@ -71,7 +71,7 @@ class OptionFields(TypedDict, total=False):
     begin_suppress_tokens: Sequence[int]
     sequence_bias: Mapping[str | tuple[int, ...], float]
     logit_bias: Mapping[int, float]
-    constraints: Sequence[ConstraintSpec]
+    constraints: ConstraintSpec | Sequence[ConstraintSpec]
     processors: Sequence[Processor]
     prompt_lookup: bool
     draft: DraftModel | None
@@ -300,4 +300,4 @@ def make_options(fields: OptionFields) -> Options:
     for name in fields:
         if name not in known:
             raise OptionError(name, "is not an option; the options are " + ", ".join(sorted(known)))
-    return Options(**fields)
+    return Options(**fields)  # type: ignore[arg-type]  # one constraint alone becomes a list

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ortgpt.choices import ChoiceState
-from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Steps, Tokenizer
+from ortgpt.interfaces import Floats, Ids, Outputs, Processor, Steps
 from ortgpt.logits.drawing import draw
 from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
-from ortgpt.manifest import Architecture
 from ortgpt.options import NUM_DRAFT_TOKENS
 from ortgpt.results import Event, ResultChoice
-from ortgpt.run import Request, Run, make_rng
+from ortgpt.run import Run, make_rng
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
 from ortgpt.search.draft_budget import DraftBudget
 from ortgpt.search.draft_decoder import DraftDecoder
@@ -33,15 +31,7 @@ from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampl
 class RowRun(Run):
     """One row and one choice per sequence, n or best_of of them per prompt."""
 
-    def __init__(
-        self,
-        request: Request,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
-        shape: Architecture,
-        binder: ConstraintBinder | None = None,
-    ) -> None:
-        super().__init__(request, decoder, tokenizer, shape, binder)
+    def _prepare(self) -> None:
         self._make_sequences()
 
     def choices(self, index: int) -> list[ResultChoice]:

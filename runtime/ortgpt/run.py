@@ -7,16 +7,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ortgpt.choices import ChoiceState, Limits
 from ortgpt.constraint_specs import MAX_WORD_LENGTH
-from ortgpt.constraints.binding import ConstraintBinder, Sequel
+from ortgpt.constraints.binding import ConstraintBinder, Sequel, leaves_out
 from ortgpt.constraints.combined import AllOf
-from ortgpt.errors import OrtgptError
+from ortgpt.errors import OptionError, OrtgptError
 from ortgpt.inference.guided_decoder import GuidedDecoder
-from ortgpt.interfaces import Decoder, Outputs, Processor, Tokenizer
+from ortgpt.interfaces import Decoder, Ids, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
@@ -77,6 +78,12 @@ class Run(ABC):
         self._negative = (
             None if negative is None else read_prompt(negative, tokenizer, shape, "negative_prompt")
         )
+
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what the prompts need, before anything is run: what can't be asked for is refused here."""
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -149,9 +156,28 @@ class Run(ABC):
         heads = [p.token_ids[:-1] if i in healing else p.token_ids[:1] for i, p in enumerate(self.prompts)]
         outputs = self.decoder.extend(self._not_held(heads))
         for index, found in healing.items():
-            logits = outputs.logits[index, -1]
-            self.prompts[index] = heal(self.prompts[index], found, logits, self.tokenizer)
+            prompt, logits = self.prompts[index], outputs.logits[index, -1]
+            healed = heal(prompt, self._admitted(prompt, found), logits, self.tokenizer)
+            try:
+                self.make_constraint(healed, self.max_tokens(healed))
+            except OptionError:  # keywords would need more room than behind the prompt as it was
+                healed = prompt
+            self.prompts[index] = healed
         self.decoder.trim([len(head) if index in healing else 0 for index, head in enumerate(heads)])
+
+    def _admitted(self, prompt: Prompt, extensions: Ids) -> Ids:
+        """Extensions that neither the constraints nor other options keep out; the old token always."""
+        *head, old = prompt.token_ids
+        before = prompt.end_of_text(self.tokenizer, MAX_WORD_LENGTH)
+        admits = self._binder.healing_rule(self.request.options.constraints, before)
+        length = len(self.tokenizer.token_bytes(old))
+        kept = [
+            one
+            for one in extensions.tolist()
+            if one == old
+            or (leaves_out(self._excluded, head, (one,)) and admits(self.tokenizer.token_bytes(one)[length:]))
+        ]
+        return np.array(kept, np.int64)
 
     def max_tokens(self, prompt: Prompt) -> int:
         """Tokens that may be generated."""
@@ -170,25 +196,31 @@ class Run(ABC):
         options = self.request.options
         if not options.constraints:
             return None
-        alone = {
-            *self.stop_token_ids,  # inside a keyword one would end the text
-            *options.suppress_tokens,
-            *(token_id for token_id, bias in options.logit_bias.items() if bias == -math.inf),
-        }
-        excluded: set[tuple[int, ...]] = {(token_id,) for token_id in alone}
-        excluded.update(self._bad_word_ids)
-        excluded.update(ids for ids, bias in self._sequence_biases.items() if bias == -math.inf)
+        bad_texts = tuple(word.strip() for word in options.bad_words if isinstance(word, str))
         sequel = Sequel(
             prompt_ids=prompt.token_ids,
             before=prompt.end_of_text(self.tokenizer, MAX_WORD_LENGTH),
             healed=prompt.healed_bytes,
             budget=max_tokens - (options.forced_eos_token_id is not None),
             stop_token_ids=self.stop_token_ids,
-            excluded=tuple(excluded),
+            excluded=tuple(self._excluded),
+            bad_words=bad_texts,
             is_first_forced=options.forced_bos_token_id is not None,
             uses_banks=uses_banks,
         )
         return self._binder.bind(options.constraints, sequel)
+
+    @cached_property
+    def _excluded(self) -> set[tuple[int, ...]]:
+        """Sequences of ids that other options keep out of the text, or that end it."""
+        options = self.request.options
+        alone = {
+            *self.stop_token_ids,
+            *options.suppress_tokens,
+            *(token_id for token_id, bias in options.logit_bias.items() if bias == -math.inf),
+        }
+        barred = (ids for ids, bias in self._sequence_biases.items() if bias == -math.inf)
+        return {*((token_id,) for token_id in alone), *self._bad_word_ids, *barred}
 
     def make_choice(
         self, prompt: Prompt, index: int, max_tokens: int, constraint: AllOf | None = None

@@ -182,8 +182,13 @@ class Transcript:
         if is_sound and keep:
             # What stands before the text of the ids: the prompt, and what healing has put behind it.
             before = request.prompts[0].own_text(self._tokenizer) if request.options.echo else ""
-            before += generation.prompts[0].healed_text
-            token_ids = result.prompt_token_ids + _kept_ids(result.choices[0], before, self._tokenizer)
+            begun = before + generation.prompts[0].healed_text
+            choice = result.choices[0]
+            if len(choice.text) < len(begun):  # a stop string begins in what healing has put there
+                text = choice.text[len(before) :]
+                token_ids = request.prompts[0].token_ids + tuple(self._tokenizer.encode(text))
+            else:
+                token_ids = result.prompt_token_ids + _kept_ids(choice, begun, self._tokenizer)
             if token_ids != self._token_ids:
                 self._text, self._token_ids = None, token_ids
         pairs = zip(row, self._token_ids, strict=False)

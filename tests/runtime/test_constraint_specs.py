@@ -52,5 +52,6 @@ def test_options_take_constraints_and_nothing_else_for_them() -> None:
     assert Options(constraints=[Keywords(["a"])]).constraints == (Keywords(["a"]),)
     with pytest.raises(OptionError, match=r"constraints\[1\] must be a constraint such as Keywords, got 'a'"):
         Options(constraints=[Keywords(["a"]), "a"])  # type: ignore[list-item]
+    assert Options(constraints=Keywords(["a"])).constraints == (Keywords(["a"]),)
     with pytest.raises(OptionError, match="constraints must be a list"):
-        Options(constraints=Keywords(["a"]))  # type: ignore[arg-type]
+        Options(constraints="a")  # type: ignore[arg-type]

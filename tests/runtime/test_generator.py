@@ -411,6 +411,10 @@ PAIRED: dict[str, object] = {
     "sequence_bias": {"little": 3.0, (12, 300): -4.0},
     "logit_bias": {300: 2.0, 5: -float("inf")},
     "logprobs": 2,
+    "token_healing": True,
+    "guidance_scale": 1.5,
+    "prompt_lookup": True,
+    "constraints": [ortgpt.Keywords(["dragon"]), ortgpt.Forbidden(["castle"])],
 }
 STRATEGIES = [
     ortgpt.Greedy(),

@@ -120,18 +120,24 @@ def test_where_more_may_follow_a_stop_id_decides(storyteller_model: ortgpt.Model
     assert re.fullmatch("( [a-z]+)+", result.text)
 
 
-def test_a_stop_string_waits_until_the_form_allows_an_end(storyteller_model: ortgpt.Model) -> None:
+def test_a_stop_string_counts_only_where_what_it_leaves_matches(storyteller_model: ortgpt.Model) -> None:
     result = storyteller_model.generate(
-        "The fox", constraints=[ortgpt.JSONSchema(CARD)], stop=["a", "e", '"'], max_new_tokens=80, seed=1
+        "The fox", constraints=[ortgpt.JSONSchema(CARD)], stop=["a", "e", '"', '"}', "}"], max_new_tokens=80
     )
     jsonschema.validate(json.loads(result.text), CARD)
+    cut = storyteller_model.generate(
+        "The fox", constraints=[ortgpt.Regex("( [a-z]+)+,? said")], stop=["said", ", "], max_new_tokens=60
+    )
+    assert re.fullmatch("( [a-z]+)+,? said", cut.text) or cut.finish_reason == "length"
+    free = storyteller_model.generate("The fox", constraints=[ortgpt.Regex("(?s:.*)")], stop=[" said"])
+    assert free.choices[0].stop_reason == " said"
 
 
 def test_two_forms_that_share_no_text_are_a_dead_end_and_no_nonsense(storyteller_model: ortgpt.Model) -> None:
     """FAULTS 41"""
     constraints = [ortgpt.Regex("[ab]{2}c"), ortgpt.Regex("[ab]{2}d")]
     for strategy in STRATEGIES.values():
-        with pytest.raises(ortgpt.ConstraintError, match="no token is left at step 2"):
+        with pytest.raises(ortgpt.ConstraintError, match="no token is left at step"):
             storyteller_model.generate("x", strategy, constraints=constraints)
 
 
@@ -183,13 +189,33 @@ def test_keywords_come_inside_a_form(storyteller_model: ortgpt.Model, name: str)
             assert "the" not in result.text.lower()
 
 
-def test_a_form_that_has_no_place_for_a_keyword_is_a_constraint_error(
-    storyteller_model: ortgpt.Model,
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_keywords_come_within_a_tight_budget_under_a_form_that_admits_all(
+    storyteller_model: ortgpt.Model, tiny_model: ortgpt.Model, name: str
 ) -> None:
-    constraints = [ortgpt.Choice([" ran", " slept"]), ortgpt.Keywords(["dragon"])]
-    for strategy in STRATEGIES.values():
+    words = ["dragon", "golden key", "I", "b"]
+    for case in range(12):
+        model = (storyteller_model, tiny_model)[case % 2]
+        chosen = words[case % 3 : case % 3 + 2]
+        constraints = [ortgpt.Regex("(?s:.*)"), ortgpt.Keywords(chosen, boost=(0.0, 5.0)[case % 4 // 2])]
+        options: Any = {"constraints": constraints, "seed": case}
+        with pytest.raises(ortgpt.OptionError, match="need") as caught:
+            model.generate("a", STRATEGIES[name], max_new_tokens=1, **options)
+        needed = int(re.search(r"need (\d+) tokens", str(caught.value))[1])  # type: ignore[index]
+        result = model.generate("a", STRATEGIES[name], max_new_tokens=needed + case % 5, **options)
+        for word in chosen:
+            assert re.search(rf"(?<!\w){word}(?!\w)", "a" + result.text, re.I), (chosen, result.text)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_form_that_has_no_place_for_a_keyword_is_a_constraint_error(
+    storyteller_model: ortgpt.Model, name: str
+) -> None:
+    for form in (ortgpt.Choice([" ran", " slept"]), ortgpt.Regex("(a|b){1,7}"), ortgpt.Regex("(a|b)+")):
         with pytest.raises(ortgpt.ConstraintError):
-            storyteller_model.generate("The fox", strategy, constraints=constraints)
+            storyteller_model.generate(
+                "The fox", STRATEGIES[name], constraints=[form, ortgpt.Keywords(["dragon"])], max_new_tokens=9
+            )
 
 
 def test_beams_that_the_length_cuts_open_come_behind_those_that_match(

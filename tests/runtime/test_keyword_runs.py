@@ -67,6 +67,10 @@ def make_case(rng: random.Random) -> tuple[list[str], dict[str, Any]]:
     ):
         if rng.random() < 0.2:
             options[name] = rng.choice(choices)
+    if rng.random() < 0.15:
+        options["guidance_scale"] = 1.5
+    if rng.random() < 0.15:
+        options["token_healing"] = True
     if "stop_token_ids" not in options and rng.random() < 0.1:
         options["forced_bos_token_id"] = rng.choice([40, 97])  # "(" or "a", in both models near it
     options["constraints"] = [ortgpt.Keywords(words, boost=rng.choice([0.0, 5.0]))]
@@ -202,7 +206,12 @@ def test_beams_without_the_words_come_last(storyteller_model: ortgpt.Model) -> N
 def test_nothing_runs_where_the_budget_can_not_hold_the_words(storyteller_model: ortgpt.Model) -> None:
     with pytest.raises(ortgpt.OptionError, match=r"keywords need \d tokens, 0 can be generated"):
         storyteller_model.stream("The", max_new_tokens=0, constraints=[ortgpt.Keywords(["dragon"])])
+    with pytest.raises(
+        ortgpt.OptionError, match=r"keywords\[0\] 'the Dragon' holds 'dragon', which is among bad_words"
+    ):
+        storyteller_model.stream("x", bad_words=["dragon"], constraints=[ortgpt.Keywords(["the Dragon"])])
+    ids = [
+        [token_id] for token_id in range(1, 4096) if "r" in storyteller_model.tokenizer.token_text(token_id)
+    ]
     with pytest.raises(ortgpt.OptionError, match="can't be written without"):
-        storyteller_model.stream(
-            "The", bad_words=["dragon", "Dragon"], constraints=[ortgpt.Keywords(["dragon"])]
-        )
+        storyteller_model.stream("The", bad_words=ids, constraints=[ortgpt.Keywords(["dragon"])])

@@ -77,7 +77,7 @@ BAD: dict[str, list[Any]] = {
     "bad_words[0][1]": [[[1, -1]], [[1, "2"]]],
     "logit_bias": [None, [1], "AI", {"AI": 1.0}, {"1": 1.0}, {-1: 1.0}, {1.5: 1.0}, {True: 1.0}],
     "logit_bias[7]": [{7: NAN}, {7: INF}, {7: "1e3"}, {7: None}, {7: True}, {7: HUGE}],
-    "constraints": [None, KEYWORDS, "x", {"a": KEYWORDS}],
+    "constraints": [None, "x", {"a": KEYWORDS}],
     "constraints[1]": [[KEYWORDS, 5], [KEYWORDS, None], [KEYWORDS, "dragon"]],
     "processors": [None, keep, "x", {"a": keep}],
     "processors[1]": [[keep, 5], [keep, None]],

@@ -229,6 +229,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"repetition_penalty": 1.1, "presence_penalty": 0.1, "dry_multiplier": 0.5},
     {"echo": True, "stop": ["w"], "logprobs": 2},
     {"bad_words": ["king"], "logit_bias": {14: 1.0}, "forced_eos_token_id": 0},
+    {"constraints": [ortgpt.Keywords(["dragon", "golden key"]), ortgpt.Forbidden(["the"])]},
+    {"constraints": [ortgpt.Regex("( [a-z]+){3,30}"), ortgpt.Keywords(["dragon"])]},
+    {"constraints": [ortgpt.JSONSchema({"type": "array", "items": {"type": "string", "maxLength": 8}})]},
+    {"guidance_scale": 1.5, "token_healing": True},
 ]
 STRATEGIES = [
     ortgpt.Greedy(),

@@ -14,6 +14,7 @@ from ortgpt.constraint_specs import ConstraintSpec, Forbidden, Keywords
 from ortgpt.errors import OptionError
 from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 
+MAX_FILE_BYTES = 1 << 20  # more than any schema or grammar may have
 PANEL = "Constraints (with any strategy)"
 
 
@@ -36,12 +37,20 @@ Forbid = Annotated[
 ForbidWholeWords = Annotated[
     bool,
     typer.Option(
-        "--forbid-whole-words", help="Forbidden words may be part of longer ones.", rich_help_panel=PANEL
+        "--forbid-whole-words",
+        help="Forbid whole words only, not parts of longer ones.",
+        rich_help_panel=PANEL,
     ),
 ]
-JsonSchemaFlag = Annotated[Path | None, _flag("--json-schema", "FILE", "The text is JSON of this schema.")]
-RegexFlag = Annotated[str | None, _flag("--regex", "PATTERN", "The text matches this pattern.")]
-GrammarFlag = Annotated[Path | None, _flag("--grammar", "FILE", "The text follows this Lark grammar.")]
+JsonSchemaFlag = Annotated[
+    list[Path] | None, _flag("--json-schema", "FILE", "The text is JSON of this schema (repeatable: of all).")
+]
+RegexFlag = Annotated[
+    list[str] | None, _flag("--regex", "PATTERN", "The text matches this pattern (repeatable: all).")
+]
+GrammarFlag = Annotated[
+    list[Path] | None, _flag("--grammar", "FILE", "The text follows this Lark grammar (repeatable: all).")
+]
 ChoiceFlag = Annotated[list[str] | None, _flag("--choice", "TEXT", "The text is one of these (repeatable).")]
 
 
@@ -65,12 +74,9 @@ def read_constraints(given: Mapping[str, Any]) -> list[ConstraintSpec]:
         # Not `in (None, False)`: a boost of 0 equals False.
         if given[name] is not None and given[name] is not False and not given[switch]:
             raise OptionError(name, f"has no effect without --{switch}")
-    if given["json_schema"] is not None:
-        constraints.append(JSONSchema(_read_file("json_schema", given["json_schema"])))
-    if given["regex"] is not None:
-        constraints.append(Regex(given["regex"]))
-    if given["grammar"] is not None:
-        constraints.append(Grammar(_read_file("grammar", given["grammar"])))
+    constraints += [JSONSchema(_read_file("json_schema", path)) for path in given["json_schema"] or ()]
+    constraints += [Regex(pattern) for pattern in given["regex"] or ()]
+    constraints += [Grammar(_read_file("grammar", path)) for path in given["grammar"] or ()]
     if given["choice"]:
         constraints.append(Choice(given["choice"]))
     return constraints
@@ -85,6 +91,10 @@ def _read_bool(option: str, value: str) -> bool:
 
 def _read_file(option: str, path: Path) -> str:
     try:
-        return decode_utf8(path.read_bytes(), option).removeprefix("\ufeff")
+        with path.open("rb") as file:  # it may be a device without an end
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise OptionError(option, f"{path} has more than {MAX_FILE_BYTES} bytes")
+        return decode_utf8(data, option).removeprefix("\ufeff")
     except OSError as error:
         raise OptionError(option, f"{path} can't be read: {error.strerror}") from None

@@ -170,7 +170,17 @@ def generate(
 
     ortgpt generate "The king" -m DIR --keyword dragon --keyword "golden key" --forbid castle
 
-    ortgpt generate "The fox is " -m DIR --choice sly --choice hungry
+    ortgpt generate "The fox is" -m DIR --choice " sly" --choice " hungry"
+
+    ortgpt generate "Who? " -m DIR --json-schema card.json --max-new-tokens 60
+
+    ortgpt generate "In the wood" -m DIR --regex " (lived|slept) a [a-z]+\\."
+
+    ortgpt generate "A fable." -m DIR --grammar verse.lark
+
+    ortgpt generate "The king" -m DIR --prompt-lookup
+
+    ortgpt generate "The king" -m DIR --draft SMALLER
 
     ortgpt generate -m DIR --prompt-file prompts.txt --json > texts.jsonl
     """
@@ -185,7 +195,7 @@ def generate(
     with contextlib.ExitStack() as stack:
         loaded = stack.enter_context(load_model(model, provider, threads))
         if draft is not None:
-            options["draft"] = stack.enter_context(load_model(draft, provider, threads))
+            options["draft"] = stack.enter_context(load_model(draft, provider, threads, "the draft model: "))
         num_choices = max(options.get("n", 1), num_return_sequences or 1)
         if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1 and best_of is None:
             results = [_stream(loaded, prompts[0], chosen, options)]
@@ -242,6 +252,9 @@ def _stream(model: Model, prompt: str | list[int], strategy: Strategy, options: 
                 sys.stdout.flush()
     except KeyboardInterrupt:
         stream.close()
+    except OrtgptError:
+        print(flush=True)  # what has been written stays, and the error gets a line of its own
+        raise
     print(flush=True)
     return stream.result
 

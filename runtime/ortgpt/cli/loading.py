@@ -25,8 +25,8 @@ class UnloadedModel:
         raise OrtgptError(f"{self.path} has not been loaded")
 
 
-def load_model(path: Path, provider: ProviderName, threads: int | None) -> Model:
-    """`ortgpt.load` in a thread: the main thread stays free to hear signals."""
+def load_model(path: Path, provider: ProviderName, threads: int | None, whose: str = "") -> Model:
+    """`ortgpt.load` in a thread: the main thread stays free to hear signals. whose: begins its errors."""
     outcome: list[Model | BaseException] = []
 
     def work() -> None:
@@ -42,5 +42,7 @@ def load_model(path: Path, provider: ProviderName, threads: int | None) -> Model
     while thread.is_alive():
         thread.join(0.05)
     if isinstance(outcome[0], BaseException):
+        if isinstance(outcome[0], OrtgptError):
+            outcome[0].args = (f"{whose}{outcome[0]}",)
         raise outcome[0]
     return outcome[0]

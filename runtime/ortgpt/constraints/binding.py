@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,7 @@ class Sequel:
     budget           tokens that may be generated
     stop_token_ids   ids that end it
     excluded         id sequences that other options exclude
+    bad_words        texts that other options exclude
     is_first_forced  whether another option chooses the first token
     uses_banks       whether the search keeps beams by how far they are with the keywords
     """
@@ -40,6 +41,7 @@ class Sequel:
     budget: int
     stop_token_ids: tuple[int, ...]
     excluded: tuple[tuple[int, ...], ...] = ()
+    bad_words: tuple[str, ...] = ()
     is_first_forced: bool = False
     uses_banks: bool = False
 
@@ -77,6 +79,13 @@ class ConstraintBinder:
         task = self._task(keywords, others, sequel, has_form=bool(forms)) if keywords else None
         return AllOf(others, task)
 
+    def healing_rule(self, specs: Sequence[ConstraintSpec], before: str) -> Callable[[bytes], bool]:
+        """Whether bytes may come behind a prompt that ends so, before any token of the output."""
+        forbidden = self._forbidden_words(specs)
+        if not forbidden:
+            return lambda data: True
+        return ForbiddenWords(forbidden, self.vocabulary, before=before).admits
+
     def _forbidden_words(self, specs: Sequence[ConstraintSpec]) -> list[tuple[str, bool]]:
         return [
             (word, spec.whole_words) for spec in specs if isinstance(spec, Forbidden) for word in spec.words
@@ -92,7 +101,9 @@ class ConstraintBinder:
                 continue
             for index, word in enumerate(spec.words):
                 option = f"keywords[{index}]"
-                _check_not_forbidden(option, word, forbidden)
+                _check_free_of(option, word, forbidden, "is forbidden")
+                bad_words = [(bad, True) for bad in sequel.bad_words]
+                _check_free_of(option, word, bad_words, "is among bad_words")
                 _, _, boost, is_needed = chosen.get(fold_case(word), (option, word, 0.0, False))
                 chosen[fold_case(word)] = (option, word, max(boost, spec.boost), is_needed or spec.guarantee)
         return [
@@ -111,7 +122,8 @@ class ConstraintBinder:
         self, keywords: Sequence[Keyword], others: Sequence[Constraint], sequel: Sequel, *, has_form: bool
     ) -> KeywordTask:
         def admits(generated: Ids, token_ids: Sequence[int]) -> bool:
-            return _leaves_out(sequel, generated, token_ids) and all(
+            past = (*sequel.prompt_ids, *generated.tolist())
+            return leaves_out(sequel.excluded, past, token_ids) and all(
                 other.fits(generated, token_ids) for other in others
             )
 
@@ -137,23 +149,21 @@ class ConstraintBinder:
         return task
 
 
-def _check_not_forbidden(option: str, word: str, forbidden: Sequence[tuple[str, bool]]) -> None:
-    for other, is_whole in forbidden:
-        if any(True for _ in find_word(fold_case(word), fold_case(other), is_whole=is_whole)):
-            raise OptionError(option, f"{word!r} holds {other!r}, which is forbidden")
+def _check_free_of(option: str, word: str, others: Sequence[tuple[str, bool]], why: str) -> None:
+    for other, is_whole in others:
+        if other and any(True for _ in find_word(fold_case(word), fold_case(other), is_whole=is_whole)):
+            raise OptionError(option, f"{word!r} holds {other!r}, which {why}")
 
 
-def _leaves_out(sequel: Sequel, generated: Ids, token_ids: Sequence[int]) -> bool:
-    """Whether no excluded sequence is completed by these ids."""
-    if not sequel.excluded:
+def leaves_out(excluded: Collection[tuple[int, ...]], past: Sequence[int], token_ids: Sequence[int]) -> bool:
+    """Whether no excluded sequence is completed by these ids, which follow `past`."""
+    if not excluded:
         return True
-    longest = max(map(len, sequel.excluded))
-    past = (
-        (*sequel.prompt_ids[-longest:], *generated[-longest:].tolist())[-longest + 1 :] if longest > 1 else ()
-    )
-    ids = (*past, *token_ids)
+    reach = max(map(len, excluded)) - 1
+    before = tuple(past[len(past) - min(reach, len(past)) :])
+    ids = (*before, *token_ids)
     return not any(
         ids[place : place + len(sequence)] == sequence
-        for sequence in sequel.excluded
-        for place in range(max(0, len(past) - len(sequence) + 1), len(ids) - len(sequence) + 1)
+        for sequence in excluded
+        for place in range(max(0, len(before) - len(sequence) + 1), len(ids) - len(sequence) + 1)
     )

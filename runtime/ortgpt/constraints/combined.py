@@ -31,6 +31,9 @@ class AllOf:
     def is_complete(self, generated: Ids, /) -> bool:
         return any(member.is_complete(generated) for member in self._members)
 
+    def owes(self, generated: Ids, /) -> bool:
+        return any(member.owes(generated) for member in self._members)
+
     def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
         return all(member.fits(generated, token_ids) for member in self._members)
 

@@ -33,8 +33,8 @@ class ForbiddenWords:
         self._keep = max(len(word) for word, _ in self._words)  # one more than can be begun: the border
         self._whole_words = [word for word, is_whole in self._words if is_whole]
         self._before, self._healed = fold_case(before), healed
-        start, _ = TextTail(self._before[-self._keep :]).followed_by(healed, self._keep)
-        self._tail = Fold(start, self._advance, size=STATES)
+        self._start, _ = TextTail(self._before[-self._keep :]).followed_by(healed, self._keep)
+        self._tail = Fold(self._start, self._advance, size=STATES)
         inside = [vocabulary.containing(word) for word, is_whole in self._words if not is_whole]
         inside += [self._holding_whole(word) for word, is_whole in self._words if is_whole]
         self._always: Ids = np.unique(np.concatenate(inside))
@@ -64,6 +64,9 @@ class ForbiddenWords:
     def is_complete(self, generated: Ids, /) -> bool:
         return False
 
+    def owes(self, generated: Ids, /) -> bool:
+        return False
+
     def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
         tail = self._tail(generated)
         for token_id in token_ids:
@@ -72,6 +75,11 @@ class ForbiddenWords:
             if self._is_completed(before, added):
                 return False
         return True
+
+    def admits(self, data: bytes) -> bool:
+        """Whether bytes right behind what stands before the output complete no word."""
+        tail, added = self._start.followed_by(data, self._keep)
+        return tail is self._start or not self._is_completed(self._start.text, added)
 
     def _advance(self, tail: TextTail, token_id: int) -> TextTail:
         if token_id >= self._vocabulary.size:

@@ -69,12 +69,24 @@ class GrammarConstraint:
         return constrained
 
     def may_end(self, generated: Ids, place: int | None = None, /) -> bool:
-        """Whether the text matches as it is: the grammar is about all of it, wherever a stop may cut it."""
-        return self._read(generated, lambda state: state.is_accepted)
+        """Whether the text matches: as it is, or what is left of it where a stop cuts it."""
+        if place is not None:  # seldom: the text is read anew
+            tokenizer = self._grammar.tokenizer
+            text = tokenizer.decode(generated.tolist())[:place]
+            generated = np.array(tokenizer.encode(text), np.int64)
+        try:
+            return self._read(generated, lambda state: state.is_accepted)
+        except ConstraintError:
+            if place is None:
+                raise
+            return False
 
     def is_complete(self, generated: Ids, /) -> bool:
         """Whether the text matches, and no longer one that begins with it does."""
         return self._read(generated, lambda state: state.is_accepted and not self._allowed(state).any())
+
+    def owes(self, generated: Ids, /) -> bool:
+        return False
 
     def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
         """Whether these ids may come next; a stop id only as the last one, behind a text that matches."""

@@ -29,11 +29,12 @@ _stack_lock = threading.Lock()  # the size of new threads' stacks belongs to the
 class CompiledGrammar:
     """A grammar for one vocabulary. Any number of constraints share it, in any threads.
 
-    is_text  bool (tokenizer size,): the ids that stand for text
+    is_text    bool (tokenizer size,): the ids that stand for text
+    tokenizer  of the vocabulary
     """
 
-    def __init__(self, make: Callable[[], Matcher], is_text: NDArray[np.bool_]) -> None:
-        self.is_text = is_text
+    def __init__(self, make: Callable[[], Matcher], is_text: NDArray[np.bool_], tokenizer: Tokenizer) -> None:
+        self.is_text, self.tokenizer = is_text, tokenizer
         self._make = make
         self._root = make()
 
@@ -79,7 +80,7 @@ class GrammarCompiler:
             check_in_child(option, lark)
         try:
             compiled = CompiledGrammar(
-                lambda: on_large_stack(lambda: make_matcher(vocabulary, lark)), is_text
+                lambda: on_large_stack(lambda: make_matcher(vocabulary, lark)), is_text, self._tokenizer
             )
         except MatcherError as error:
             raise OptionError(option, f"can't be followed: {error}") from None

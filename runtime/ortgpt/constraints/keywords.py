@@ -105,7 +105,7 @@ class KeywordTask:
         if not missing:
             return result if is_free and not self._has_form else self._kept(state, result)
         if self._has_form:
-            return self._placed(state, generated, result, is_free=is_free)
+            return self._placed(state, generated, result, room, is_free=is_free)
         return result if is_free else self._forced(state, generated, result, room)
 
     def may_end(self, generated: Ids, place: int | None = None, /) -> bool:
@@ -120,6 +120,9 @@ class KeywordTask:
 
     def fits(self, generated: Ids, token_ids: Sequence[int], /) -> bool:
         return True
+
+    def owes(self, generated: Ids, /) -> bool:
+        return not self.may_end(generated)
 
     def progress(self, generated: Ids, /) -> int:
         """How many tokens of the needed keywords the output holds."""
@@ -215,11 +218,15 @@ class KeywordTask:
         result[self._stops] = scores[self._stops]
         return result if not self._has_form or result.max() > -np.inf else scores
 
-    def _placed(self, state: KeywordState, generated: Ids, scores: Floats, *, is_free: bool) -> Floats:
+    def _placed(
+        self, state: KeywordState, generated: Ids, scores: Floats, room: int, *, is_free: bool
+    ) -> Floats:
         """Under a grammar, where keywords fit now: tokens that write them or after which they still fit."""
-        ways = {rest for rest, _ in self._ways(state) if self._others(generated, rest)}
-        if not ways:
+        fitting = [way for way in self._ways(state) if self._others(generated, way[0])]
+        if not fitting:
             return scores
+        # What the room no longer allows is begun only where nothing else is left.
+        ways = {rest for rest, total in fitting if total <= room} or {rest for rest, _ in fitting}
         # Where not all of them fit one after the other, those that do are written at once.
         allowed = {rest[0] for rest in ways if self._lines_up(generated, rest)} or {rest[0] for rest in ways}
         if is_free:

@@ -179,7 +179,7 @@ def test_every_field_of_options_and_sampling_has_a_flag() -> None:
     flags = {name for parameter in command.params for name in parameter.opts}
     fields = {entry.name for entry in (*dataclasses.fields(Options), *dataclasses.fields(Sampling))}
     assert {flag(field) for field in fields - {"processors", "constraints"}} <= flags
-    assert {*OPTION_FLAGS, *SAMPLING_FLAGS, "draft"} == fields - {"processors"}
+    assert {*OPTION_FLAGS, *SAMPLING_FLAGS, "draft"} == fields - {"processors", "constraints"}
 
 
 @pytest.mark.parametrize("field", OPTION_FLAGS)
@@ -202,7 +202,7 @@ def test_a_draft_bundle_is_loaded_like_the_model_and_reaches_the_library(invoke,
     monkeypatch.setattr(generate, "load_model", load)
     invoke("generate", "The fox", "-m", "x", "--draft", "small", "--num-draft-tokens", "3", "--threads", "2")
     assert model.request == ("The fox", Greedy(), {"draft": draft, "num_draft_tokens": 3})
-    assert loaded == [("x", "auto", 2), ("small", "auto", 2)]
+    assert loaded == [("x", "auto", 2), ("small", "auto", 2, "the draft model: ")]
 
 
 def test_draft_and_prompt_lookup_together_are_a_usage_error_before_anything_is_loaded(
