@@ -34,6 +34,7 @@ check: .venv/.dev
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/decode_against_optimum.py
+	$(BIN)/python benchmarks/strategy_cost.py
 
 $(BUNDLE)/manifest.json: $(CHECKPOINT) $(EXPORT_SOURCES) | .venv/.run
 	$(BIN)/ortgpt export models/storyteller -o $(BUNDLE) --force 1>&2

@@ -18,6 +18,11 @@ from ortgpt.numerics import log_normaliser
 from ortgpt.search.history import History
 from ortgpt.strategies import ContrastiveSearch
 
+# NumPy's OpenBLAS gives larger products to threads of its own. They go on spinning, and onnxruntime's next
+# run, which wants the same processors, takes twice the time.
+SINGLE_THREAD_PRODUCT = 2**18  # multiplications
+LEAST_BLOCK = 16
+
 
 @dataclass
 class ContrastiveRow:
@@ -45,8 +50,11 @@ class StateHistory:
 
     def greatest_similarity(self, unit_states: Floats) -> Floats:
         """(candidates, n_embd) -> (candidates,): the greatest cosine with any earlier state."""
-        similarities = unit_states @ self._buffer[: self._length].T  # (candidates, length)
-        greatest: Floats = similarities.max(axis=1)
+        greatest = np.full(len(unit_states), -np.inf, np.float32)
+        size = max(LEAST_BLOCK, SINGLE_THREAD_PRODUCT // unit_states.size)
+        for begin in range(0, self._length, size):
+            block = self._buffer[begin : min(begin + size, self._length)]
+            np.maximum(greatest, (unit_states @ block.T).max(axis=1), out=greatest)
         return greatest
 
 
