@@ -64,7 +64,7 @@ def choose_strategy(strategy: Strategy | None, options: Options) -> Strategy:
         raise OptionError(name, f"is for greedy decoding and sampling, not for {type(strategy).__name__}")
     is_drawn = isinstance(strategy, Sampling) and not strategy.is_greedy
     if options.num_sequences > options.n and not is_drawn:
-        hint = "use Sampling with a temperature above 0"
+        hint = "ask for sampling, with a temperature above 0"
         raise OptionError("best_of", "has no effect where nothing is drawn", hint=hint)
     return strategy
 

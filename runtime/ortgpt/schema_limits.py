@@ -37,7 +37,11 @@ def read_schema(option: str, schema: object) -> str:
         try:
             value = json.loads(schema, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            problem = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+            problem = f"is not JSON: {error}"
+            if isinstance(error, RecursionError):
+                problem = "is nested too deeply"
+            elif not isinstance(error, json.JSONDecodeError) and "digits" in str(error):
+                problem = "holds a number of too many digits"
             raise OptionError(option, problem) from None
     if not isinstance(value, Mapping | bool):
         raise OptionError(option, f"must be a JSON object, true or false, got {shown(schema)}")

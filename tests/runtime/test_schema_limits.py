@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ortgpt.errors import OptionError
+from ortgpt.grammar_specs import JSONSchema
 from ortgpt.schema_limits import (
     MAX_COMBINED,
     MAX_COUNT,
@@ -178,3 +179,8 @@ def test_a_schema_inside_a_grammar_has_the_same_limits() -> None:
     with pytest.raises(OptionError, match="grammar has multipleOf") as caught:
         check_schema("grammar", {"multipleOf": 999_983})
     assert caught.value.option == "grammar"
+
+
+def test_a_number_that_python_will_not_read_is_named_plainly() -> None:
+    with pytest.raises(OptionError, match="json_schema holds a number of too many digits$"):
+        JSONSchema('{"maximum": ' + "9" * 5000 + "}")

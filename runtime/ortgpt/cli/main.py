@@ -74,7 +74,9 @@ def report(error: Exception) -> int:
     if isinstance(error, OrtgptError):
         hint = error.hint
         if isinstance(error, OptionError):
-            message = message.replace(error.option, _flag(error.option), 1)
+            _, named, rest = message.partition(error.option)
+            message = _flag(error.option) + _with_flags(rest) if named else message
+            hint = hint and _with_flags(hint)
     elif isinstance(error, OSError) and error.filename is None and error.errno in DISK_IS_FULL:
         message = _unwritable(error)
     elif isinstance(error, MemoryError):
@@ -102,6 +104,16 @@ def _flag(option: str) -> str:
         return option
     name, bracket, index = option.partition("[")
     return "--" + FLAGS.get(name, name).replace("_", "-") + bracket + index
+
+
+def _with_flags(text: str) -> str:
+    """A message with the flags of the options that it names; one-word names are left: they may be words."""
+    from ortgpt.cli.generate import OPTION_FIELDS, STRATEGY_FIELDS
+
+    names = sorted(
+        (name for name in (*OPTION_FIELDS, *STRATEGY_FIELDS) if "_" in name), key=len, reverse=True
+    )
+    return re.sub(rf"(?<![\w-])({'|'.join(names)})(?!\w)", lambda found: _flag(found[1]), text)
 
 
 def _prepare_streams() -> None:

@@ -209,7 +209,7 @@ def test_draft_and_prompt_lookup_together_are_a_usage_error_before_anything_is_l
     invoke, tmp_path
 ) -> None:
     shown = invoke("generate", "x", "-m", tmp_path / "none", "--draft", tmp_path / "no", "--prompt-lookup")
-    assert (shown.code, shown.err) == (2, "error: --draft does not go with prompt_lookup: choose one\n")
+    assert (shown.code, shown.err) == (2, "error: --draft does not go with --prompt-lookup: choose one\n")
 
 
 @pytest.mark.parametrize("field", SAMPLING_FLAGS)

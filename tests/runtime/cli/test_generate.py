@@ -226,7 +226,7 @@ def test_guessed_tokens_change_nothing_but_the_time(invoke, storyteller_bundle, 
         assert invoke(*asked, *flags) == plain
     missing = invoke(*asked, "--draft", tmp_path / "none")
     assert (missing.code, missing.out) == (3, "")
-    assert missing.err.startswith(f"error: there is no bundle at '{tmp_path / 'none'}'")
+    assert missing.err.startswith(f"error: the draft model: there is no bundle at '{tmp_path / 'none'}'")
 
 
 def test_prompts_that_ran_together_share_their_seconds(capsys) -> None:
