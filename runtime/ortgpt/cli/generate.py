@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -26,6 +25,7 @@ from ortgpt.cli.arguments import (
     flag,
 )
 from ortgpt.cli.loading import load_model
+from ortgpt.cli.output import print_results, print_timings
 from ortgpt.cli.prompt_input import parse_ids, read_prompt_file, read_text_argument
 from ortgpt.errors import OptionError, OrtgptError
 from ortgpt.options import OptionFields, Options, make_options
@@ -33,7 +33,7 @@ from ortgpt.strategies import Sampling, Strategy
 
 if TYPE_CHECKING:
     from ortgpt.generator import Model
-    from ortgpt.results import Result, Timings
+    from ortgpt.results import Result
 
 # Constraints have flags of their own; code can't be given on a command line.
 OPTION_FIELDS = tuple(
@@ -200,14 +200,14 @@ def generate(
         if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1 and best_of is None:
             results = [_stream(loaded, prompts[0], chosen, options)]
         else:
-            show = partial(_print_results, model=str(model), as_json=as_json)
+            show = partial(print_results, model=str(model), as_json=as_json)
             if prompt_file is not None:
                 results = _batch(loaded, prompts, chosen, options, show)
             else:
                 results = [_collect(loaded, prompts[0], chosen, options)]
             show(results)
         if not quiet:
-            _print_timings(results)
+            print_timings(results)
     if any(choice.finish_reason == "cancelled" for result in results for choice in result.choices):
         raise typer.Exit(130)
 
@@ -285,32 +285,3 @@ def _batch(
     except OrtgptError as error:
         show([result for result in error.results or [] if result is not None])
         raise
-
-
-def _print_results(results: list[Result], model: str, as_json: bool) -> None:
-    for result in results:
-        if as_json:
-            print(json.dumps(_document(model, result)))
-        else:
-            for choice in result.choices:
-                print(choice.text)
-    sys.stdout.flush()  # a full disk is to be noticed before the timing line says that all is done
-
-
-def _document(model: str, result: Result) -> dict[str, Any]:
-    data = dataclasses.asdict(result)
-    data["timings"] = {key: round(value, 6) for key, value in data["timings"].items()}
-    return {"model": model, **data}
-
-
-def _print_timings(results: list[Result]) -> None:
-    first: Timings = results[0].timings
-    tokens = sum(result.timings.generated_tokens for result in results)
-    # Prompts that ran together share their seconds.
-    seconds = sum({result.timings.decode_s for result in results})
-    counted = sum(result.timings.tokens_per_second * result.timings.decode_s for result in results)
-    speed = counted / seconds if seconds else 0.0
-    print(
-        f"{tokens} tokens, {speed:.1f} tokens/s, first after {first.ttft_s:.3f} s, load {first.load_s:.2f} s",
-        file=sys.stderr,
-    )

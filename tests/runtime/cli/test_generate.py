@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ortgpt import Sampling
-from ortgpt.cli import generate
+from ortgpt.cli import output
 from ortgpt.results import Timings
 
 PROMPT = "Once upon a time"
@@ -234,7 +234,7 @@ def test_prompts_that_ran_together_share_their_seconds(capsys) -> None:
         timings = Timings(0.5, 0.25, 0.1, decode_s, 3, generated, (generated - 1) / decode_s)
         return dataclasses.make_dataclass("Timed", ["timings"])(timings)
 
-    generate._print_timings([timed(2.0, 11), timed(2.0, 21), timed(3.0, 31)])
+    output.print_timings([timed(2.0, 11), timed(2.0, 21), timed(3.0, 31)])
     # 10 and 20 tokens after the first in the same 2 s, then 30 in 3 s.
     assert capsys.readouterr().err == "63 tokens, 12.0 tokens/s, first after 0.250 s, load 0.50 s\n"
 
