@@ -14,6 +14,7 @@ from ortgpt.logits.pipeline import Pipeline
 from ortgpt.logits.processors import (
     BadWords,
     Checked,
+    Constrained,
     Dry,
     Forced,
     LengthDecay,
@@ -48,6 +49,16 @@ def double(token_ids: Ids, logits: Floats) -> Floats:
 
 
 # Every one of them changes the row below, except TokenLeft, which never changes anything.
+class NotAgain:
+    """A constraint as far as a processor needs it: no id of the output comes twice."""
+
+    def apply(self, generated: Ids, scores: Floats) -> Floats:
+        assert not set(generated.tolist()) & {1}  # the prompt is none of its business
+        result = scores.copy()
+        result[generated] = -INF
+        return result
+
+
 ACTIVE = [
     VocabularySize(15),
     SequenceBias({(9, 2, 4): 1.0, (3,): -INF}),
@@ -62,6 +73,7 @@ ACTIVE = [
     Forced(4, length=6),
     Suppressed((4, 5)),
     Suppressed((4, 5), length=6),
+    Constrained(NotAgain(), prompt_length=3),
     Checked(double, "processors[0]"),
     Temperature(0.7),
     DynamicTemperature(0.7, 0.5, 1.0),

@@ -108,7 +108,7 @@ def drafted(
 def undrafted(rows: list[DraftedRow], ends: Sequence[int]) -> list[list[int]]:
     decoder = FakeDecoder(VOCAB, 100, rows=len(rows))
     first = decoder.extend([row.history.ids for row in rows])
-    return drive(sample_steps(decoder, first.logits, rows), rows, ends)
+    return drive(sample_steps(decoder, first, rows), rows, ends)
 
 
 STRATEGIES: list[Strategy] = [
