@@ -11,7 +11,7 @@ from ortgpt.constraints.text_tail import TextTail, ends_word, find_word, fold_ca
 from ortgpt.constraints.vocabulary import Vocabulary
 from ortgpt.interfaces import Floats, Ids
 
-STATES = 1024
+STATES = 512  # more than the rows of a prompt and what they continue
 
 
 class ForbiddenWords:

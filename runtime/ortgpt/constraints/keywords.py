@@ -15,7 +15,7 @@ from ortgpt.constraints.vocabulary import Vocabulary
 from ortgpt.errors import ConstraintError
 from ortgpt.interfaces import Floats, Ids
 
-STATES = 2048
+STATES = 512  # more than the rows of a prompt and what they continue
 FORM_RESERVE = 16  # tokens that a grammar gets to close what is open
 LOOKED_AT = 8  # of the best tokens: which of them leave a way open
 MAX_ORDERS = 24
