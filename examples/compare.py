@@ -22,6 +22,7 @@ CARD = {
         "age": {"type": "integer", "minimum": 1, "maximum": 99},
     },
     "required": ["name", "is", "age"],
+    "additionalProperties": False,
 }
 RHYME = r"""
 start: line line
