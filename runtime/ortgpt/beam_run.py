@@ -22,13 +22,11 @@ class BeamRun(Run):
     def _prepare(self) -> None:
         assert isinstance(self.request.strategy, BeamSearch)
         self._strategy = self.request.strategy
-        self._searches = self._make_searches()
+        self._searches = [self._make_search(index) for index in range(len(self.prompts))]
         self._shown = [(0, 0) for _ in self.prompts]  # characters and tokens
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
         outputs = self.prefill()
-        if self.request.options.token_healing:
-            self._searches = self._make_searches()
         steps = beam_steps(self.decoder, outputs, self._searches)
         try:
             next(steps)
@@ -64,10 +62,6 @@ class BeamRun(Run):
     @property
     def has_lone_rows(self) -> bool:
         return False
-
-    def _make_searches(self) -> list[Search[ChoiceState]]:
-        """One search per prompt; made anew where prompts have been healed."""
-        return [self._make_search(index) for index in range(len(self.prompts))]
 
     def _make_search(self, index: int) -> Search[ChoiceState]:
         prompt, seed = self.prompts[index], self.request.seeds[index]

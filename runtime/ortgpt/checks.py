@@ -54,6 +54,11 @@ def check_float(
     return number
 
 
+def check_bool(option: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(option, f"must be True or False, got {shown(value)}")
+
+
 def check_token_ids(option: str, value: object, vocab_size: int | None = None) -> tuple[int, ...]:
     """A sequence of token ids, each below `vocab_size` where that is known."""
     if isinstance(value, str | bytes) or (not isinstance(value, Sequence) and not hasattr(value, "tolist")):

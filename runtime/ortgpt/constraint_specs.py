@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ortgpt.checks import check_float, check_sequence, check_text
+from ortgpt.checks import check_bool, check_float, check_sequence, check_text
 from ortgpt.errors import OptionError
 from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 
@@ -36,8 +36,7 @@ class Keywords:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", _checked_words("keywords", self.words))  # frozen: only here
-        if not isinstance(self.guarantee, bool):
-            raise OptionError("guarantee", f"must be True or False, got {self.guarantee!r}")
+        check_bool("guarantee", self.guarantee)
         check_float("boost", self.boost, 0.0)
         if not self.guarantee and self.boost == 0:
             raise OptionError("keywords", "have no effect without guarantee and boost")
@@ -58,8 +57,7 @@ class Forbidden:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", _checked_words("forbidden", self.words))  # frozen: only here
-        if not isinstance(self.whole_words, bool):
-            raise OptionError("whole_words", f"must be True or False, got {self.whole_words!r}")
+        check_bool("whole_words", self.whole_words)
 
 
 ConstraintSpec = Keywords | Forbidden | JSONSchema | Regex | Grammar | Choice

@@ -107,8 +107,3 @@ def check_negative_prompt(value: object) -> str | tuple[int, ...]:
         if isinstance(value, str)
         else check_token_ids("negative_prompt", value)
     )
-
-
-def check_bool(option: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(option, f"must be True or False, got {shown(value)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 from ortgpt.checks import (
+    check_bool,
     check_float,
     check_int,
     check_needed,
@@ -21,7 +22,6 @@ from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
 from ortgpt.option_checks import (
     bias_name,
     check_bad_words,
-    check_bool,
     check_breakers,
     check_constraints,
     check_logit_bias,

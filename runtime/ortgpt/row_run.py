@@ -32,7 +32,16 @@ class RowRun(Run):
     """One row and one choice per sequence, n or best_of of them per prompt."""
 
     def _prepare(self) -> None:
-        self._make_sequences()
+        self._budgets = [self.max_tokens(prompt) for prompt in self.prompts]
+        bounds = list(zip(self.prompts, self._budgets, strict=True))
+        self._constraints = [self.make_constraint(prompt, budget) for prompt, budget in bounds]
+        self._choices = [
+            [
+                self.make_choice(prompt, sequence, budget, constraint)
+                for sequence in range(self.request.options.num_sequences)
+            ]
+            for (prompt, budget), constraint in zip(bounds, self._constraints, strict=True)
+        ]
 
     def choices(self, index: int) -> list[ResultChoice]:
         found = [choice.choice() for choice in self._choices[index]]
@@ -88,8 +97,6 @@ class RowRun(Run):
         """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
         strategy, n = self.request.strategy, self.request.options.num_sequences
         outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
-        if self.request.options.token_healing:
-            self._make_sequences()
         sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
         first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
         if isinstance(strategy, ContrastiveSearch):
@@ -102,19 +109,6 @@ class RowRun(Run):
         if self.request.options.is_drafted:
             return self._speculative_steps(first, sampled)
         return sample_steps(self.decoder, first, sampled)
-
-    def _make_sequences(self) -> None:
-        """The sequences of each prompt with what bounds them; made anew where prompts have been healed."""
-        self._budgets = [self.max_tokens(prompt) for prompt in self.prompts]
-        bounds = list(zip(self.prompts, self._budgets, strict=True))
-        self._constraints = [self.make_constraint(prompt, budget) for prompt, budget in bounds]
-        self._choices = [
-            [
-                self.make_choice(prompt, sequence, budget, constraint)
-                for sequence in range(self.request.options.num_sequences)
-            ]
-            for (prompt, budget), constraint in zip(bounds, self._constraints, strict=True)
-        ]
 
     def _everyone(self) -> list[tuple[int, ChoiceState]]:
         """Prompt and state of every sequence, in the order of the rows."""

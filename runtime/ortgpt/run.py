@@ -83,7 +83,10 @@ class Run(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make what the prompts need, before anything is run: what can't be asked for is refused here."""
+        """Make what the prompts need, before anything is run: what can't be asked for is refused here.
+
+        Once more, from the new prompts, where some have been healed.
+        """
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -164,6 +167,8 @@ class Run(ABC):
                 healed = prompt
             self.prompts[index] = healed
         self.decoder.trim([len(head) if index in healing else 0 for index, head in enumerate(heads)])
+        if self.prompts != list(self.request.prompts):
+            self._prepare()
 
     def _admitted(self, prompt: Prompt, extensions: Ids) -> Ids:
         """Extensions that neither the constraints nor other options keep out; the old token always."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ortgpt.checks import check_float, check_int, check_needed, check_sequence, shown
+from ortgpt.checks import check_bool, check_float, check_int, check_needed, check_sequence, shown
 from ortgpt.errors import OptionError
 
 MAX_BEAMS = 64
@@ -187,8 +187,7 @@ class BeamSearch:
             )
         check_int("num_return_sequences", self.num_return_sequences, 1, self.num_beams)
         self._check_groups()
-        if not isinstance(self.sample, bool):
-            raise OptionError("sample", f"must be True or False, got {shown(self.sample)}")
+        check_bool("sample", self.sample)
         check_float("temperature", self.temperature, 0.0, above=True)
         self.warpers  # noqa: B018 (checks top_k and top_p)
         if not self.sample and self.warpers != Sampling():

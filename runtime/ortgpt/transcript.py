@@ -12,12 +12,11 @@ from itertools import takewhile
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
-from ortgpt.checks import check_int
+from ortgpt.checks import check_bool, check_int
 from ortgpt.errors import OrtgptError, ProviderError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Architecture
-from ortgpt.option_checks import check_bool
 from ortgpt.options import OptionFields
 from ortgpt.prompts import Prompt, PromptLike, check_context, read_token_ids
 from ortgpt.request_checks import check_streamable

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ortgpt.checks import shown
-from ortgpt.cli.prompt_input import decode_utf8
+from ortgpt.cli.prompt_input import read_text_file
 from ortgpt.constraint_specs import ConstraintSpec, Forbidden, Keywords
 from ortgpt.errors import OptionError
 from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
@@ -74,9 +74,13 @@ def read_constraints(given: Mapping[str, Any]) -> list[ConstraintSpec]:
         # Not `in (None, False)`: a boost of 0 equals False.
         if given[name] is not None and given[name] is not False and not given[switch]:
             raise OptionError(name, f"has no effect without --{switch}")
-    constraints += [JSONSchema(_read_file("json_schema", path)) for path in given["json_schema"] or ()]
+    constraints += [
+        JSONSchema(read_text_file(path, "json_schema", MAX_FILE_BYTES)) for path in given["json_schema"] or ()
+    ]
     constraints += [Regex(pattern) for pattern in given["regex"] or ()]
-    constraints += [Grammar(_read_file("grammar", path)) for path in given["grammar"] or ()]
+    constraints += [
+        Grammar(read_text_file(path, "grammar", MAX_FILE_BYTES)) for path in given["grammar"] or ()
+    ]
     if given["choice"]:
         constraints.append(Choice(given["choice"]))
     return constraints
@@ -87,14 +91,3 @@ def _read_bool(option: str, value: str) -> bool:
     if value.lower() not in words:
         raise OptionError(option, f"must be true or false, got {shown(value)}")
     return words[value.lower()]
-
-
-def _read_file(option: str, path: Path) -> str:
-    try:
-        with path.open("rb") as file:  # it may be a device without an end
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise OptionError(option, f"{path} has more than {MAX_FILE_BYTES} bytes")
-        return decode_utf8(data, option).removeprefix("\ufeff")
-    except OSError as error:
-        raise OptionError(option, f"{path} can't be read: {error.strerror}") from None

@@ -37,16 +37,24 @@ def read_stdin(name: str) -> str:
 
 def read_prompt_file(path: Path, option: str = "prompt_file", kind: str = "prompt") -> list[str]:
     """One prompt, or text of another kind, per line; empty lines are skipped. option: what names the file."""
-    try:
-        text = decode_utf8(path.read_bytes(), option)
-    except OSError as error:
-        raise OptionError(option, f"{path} can't be read: {error.strerror}") from None
     # Not splitlines(), which also ends a line at form feeds and Unicode separators.
-    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text_file(path, option).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise OptionError(option, f"{path} holds no {kind}")
     return prompts
+
+
+def read_text_file(path: Path, option: str, max_bytes: int | None = None) -> str:
+    """A UTF-8 file without its byte order mark. A larger one is refused: it may be an endless device."""
+    try:
+        with path.open("rb") as file:
+            data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    except OSError as error:
+        raise OptionError(option, f"{path} can't be read: {error.strerror}") from None
+    if max_bytes is not None and len(data) > max_bytes:
+        raise OptionError(option, f"{path} has more than {max_bytes} bytes")
+    return decode_utf8(data, option).removeprefix("\ufeff")
 
 
 def parse_ids(option: str, values: list[str] | str) -> list[int]:

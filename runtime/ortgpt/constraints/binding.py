@@ -14,7 +14,7 @@ from ortgpt.constraints.grammar_compiler import GrammarCompiler
 from ortgpt.constraints.grammar_source import GrammarSpec
 from ortgpt.constraints.keyword_forms import Keyword, make_keyword
 from ortgpt.constraints.keywords import KeywordTask
-from ortgpt.constraints.text_tail import find_word, fold_case
+from ortgpt.constraints.text_tail import fold_case, holds_word
 from ortgpt.constraints.vocabulary import Vocabulary
 from ortgpt.errors import OptionError
 from ortgpt.interfaces import Constraint, Ids, Tokenizer
@@ -121,8 +121,11 @@ class ConstraintBinder:
     def _task(
         self, keywords: Sequence[Keyword], others: Sequence[Constraint], sequel: Sequel, *, has_form: bool
     ) -> KeywordTask:
+        reach = max(map(len, sequel.excluded), default=1) - 1  # ids back that a sequence can begin
+
         def admits(generated: Ids, token_ids: Sequence[int]) -> bool:
-            past = (*sequel.prompt_ids, *generated.tolist())
+            tail = generated[max(0, len(generated) - reach) :].tolist()
+            past = (*sequel.prompt_ids[max(0, len(sequel.prompt_ids) - reach) :], *tail)
             return leaves_out(sequel.excluded, past, token_ids) and all(
                 other.fits(generated, token_ids) for other in others
             )
@@ -151,7 +154,7 @@ class ConstraintBinder:
 
 def _check_free_of(option: str, word: str, others: Sequence[tuple[str, bool]], why: str) -> None:
     for other, is_whole in others:
-        if other and any(True for _ in find_word(fold_case(word), fold_case(other), is_whole=is_whole)):
+        if other and holds_word(fold_case(word), fold_case(other), is_whole=is_whole):
             raise OptionError(option, f"{word!r} holds {other!r}, which {why}")
 
 

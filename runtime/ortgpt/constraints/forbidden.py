@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ortgpt.constraints.fold import Fold
-from ortgpt.constraints.text_tail import TextTail, ends_word, find_word, fold_case, is_border
+from ortgpt.constraints.text_tail import TextTail, ends_word, fold_case, holds_word, is_border
 from ortgpt.constraints.vocabulary import Vocabulary
 from ortgpt.interfaces import Floats, Ids
-
-STATES = 512  # more than the rows of a prompt and what they continue
 
 
 class ForbiddenWords:
@@ -34,7 +32,7 @@ class ForbiddenWords:
         self._whole_words = [word for word, is_whole in self._words if is_whole]
         self._before, self._healed = fold_case(before), healed
         self._start, _ = TextTail(self._before[-self._keep :]).followed_by(healed, self._keep)
-        self._tail = Fold(self._start, self._advance, size=STATES)
+        self._tail = Fold(self._start, self._advance)
         inside = [vocabulary.containing(word) for word, is_whole in self._words if not is_whole]
         inside += [self._holding_whole(word) for word, is_whole in self._words if is_whole]
         self._always: Ids = np.unique(np.concatenate(inside))
@@ -78,8 +76,8 @@ class ForbiddenWords:
 
     def admits(self, data: bytes) -> bool:
         """Whether bytes right behind what stands before the output complete no word."""
-        tail, added = self._start.followed_by(data, self._keep)
-        return tail is self._start or not self._is_completed(self._start.text, added)
+        _, added = self._start.followed_by(data, self._keep)
+        return not self._is_completed(self._start.text, added)
 
     def _advance(self, tail: TextTail, token_id: int) -> TextTail:
         if token_id >= self._vocabulary.size:
@@ -110,13 +108,13 @@ class ForbiddenWords:
         """Tokens that hold the word between borders of their own."""
         texts = self._vocabulary.texts
         found = self._vocabulary.containing(word)
-        return np.array([i for i in found if any(True for _ in find_word(texts[i], word, 1))], np.int64)
+        return np.array([i for i in found if holds_word(texts[i], word, 1)], np.int64)
 
     def _is_completed(self, before: str, added: str) -> bool:
         """Whether a forbidden word ends in what is added."""
         text = before + added
         for word, is_whole in self._words:
             first = max(0, len(before) - len(word) + 1)
-            if added and any(True for _ in find_word(text, word, first, is_whole=is_whole)):
+            if added and holds_word(text, word, first, is_whole=is_whole):
                 return True
         return False

@@ -10,12 +10,12 @@ import numpy as np
 from ortgpt.constraints.fold import Fold
 from ortgpt.constraints.keyword_forms import Form, Keyword
 from ortgpt.constraints.keyword_state import KeywordReader, KeywordState
-from ortgpt.constraints.text_tail import find_word
+from ortgpt.constraints.text_tail import holds_word
 from ortgpt.constraints.vocabulary import Vocabulary
 from ortgpt.errors import ConstraintError
 from ortgpt.interfaces import Floats, Ids
 
-STATES = 512  # more than the rows of a prompt and what they continue
+STATES = 512  # those of the rows, and of what is tried behind them
 FORM_RESERVE = 16  # tokens that a grammar gets to close what is open
 LOOKED_AT = 8  # of the best tokens: which of them leave a way open
 MAX_ORDERS = 24
@@ -68,11 +68,7 @@ class KeywordTask:
             i for i in everyone if keywords[i].boost and (is_boosted or not keywords[i].is_needed)
         )
         self._inside = [
-            frozenset(
-                j
-                for j in everyone
-                if j != i and any(True for _ in find_word(keywords[j].text, keywords[i].text))
-            )
+            frozenset(j for j in everyone if j != i and holds_word(keywords[j].text, keywords[i].text))
             for i in everyone
         ]  # the keywords that each stands in as a whole word
 

@@ -67,6 +67,11 @@ def find_word(text: str, word: str, first: int = 0, *, is_whole: bool = True) ->
         place = text.find(word, place + 1)
 
 
+def holds_word(text: str, word: str, first: int = 0, *, is_whole: bool = True) -> bool:
+    """Whether `find_word` finds any."""
+    return next(find_word(text, word, first, is_whole=is_whole), None) is not None
+
+
 def is_border(text: str, place: int) -> bool:
     """Whether a word may begin at this place."""
     return place == 0 or not is_word_char(text[place - 1])
