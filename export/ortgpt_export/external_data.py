@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ortgpt.errors import MissingExtraError
-from ortgpt.interfaces import Floats
 
 try:
     from onnx import TensorProto
@@ -16,9 +16,16 @@ except ImportError as error:
 
 ALIGNMENT = 4096  # whole pages, so that a runtime can map every tensor
 
+_ELEMENT_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+}
+
 
 class ExternalData:
-    """Appends float32 tensors to an open file; each becomes an initializer that refers to its bytes."""
+    """Appends tensors to an open file; each becomes an initializer that refers to its bytes."""
 
     def __init__(self, file: BinaryIO, location: str) -> None:
         self._file = file
@@ -26,21 +33,24 @@ class ExternalData:
         self._end = 0
         self.initializers: list[TensorProto] = []
 
-    def add(self, name: str, values: Floats) -> str:
-        """Write a tensor; returns its name."""
-        data = np.ascontiguousarray(values, dtype="<f4")
+    def add(self, name: str, values: NDArray[Any]) -> str:
+        """Write a tensor of float32, float16, int8 or uint8; returns its name."""
+        data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
         begin = -(-self._end // ALIGNMENT) * ALIGNMENT
         self._file.write(bytes(begin - self._end))
         self._file.write(data.data)
         self._end = begin + data.nbytes
-        self.initializers.append(self._reference(name, data.shape, begin, data.nbytes))
+        self.initializers.append(self._reference(name, data, begin))
         return name
 
-    def _reference(self, name: str, shape: tuple[int, ...], offset: int, length: int) -> TensorProto:
+    def _reference(self, name: str, data: NDArray[Any], offset: int) -> TensorProto:
         tensor = TensorProto(
-            name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL
+            name=name,
+            data_type=_ELEMENT_TYPES[data.dtype.name],
+            dims=data.shape,
+            data_location=TensorProto.EXTERNAL,
         )
-        fields = {"location": self._location, "offset": str(offset), "length": str(length)}
+        fields = {"location": self._location, "offset": str(offset), "length": str(data.nbytes)}
         for key, value in fields.items():
             tensor.external_data.add(key=key, value=value)
         return tensor

@@ -1,27 +1,29 @@
 """Authors the fused ONNX graph of a GPT-2 straight from its weights.
 
-Per layer: SkipLayerNormalization (adds the residual and the previous bias), MatMul + Add for query,
-key and value, GroupQueryAttention on the host's cache buffers, MatMul, SkipLayerNormalization, MatMul,
-bias + activation, MatMul. The head runs at output_positions only and shares the embedding's initializer.
+Per layer: LayerNormalization, the product for query, key and value, GroupQueryAttention on the host's cache
+buffers, a product, the residual's sum, LayerNormalization, product, activation, product, sum. How a product
+is made is the scheme's. The head runs at output_positions only and shares the embedding's initializer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
 from ortgpt.errors import MissingExtraError
 from ortgpt.graph_contract import FLOAT, INT32, INT64, Port, cache_names, fused_inputs, fused_outputs
 from ortgpt.interfaces import Floats
-from ortgpt.manifest import WEIGHTS_NAME, Architecture
+from ortgpt.manifest import Architecture
 from ortgpt_export.config import GPT2Config
-from ortgpt_export.external_data import ALIGNMENT, ExternalData
+from ortgpt_export.external_data import ALIGNMENT
+from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
+from ortgpt_export.schemes import SCHEMES, Scheme
 
 try:
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+    from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 except ImportError as error:
     raise MissingExtraError("export", "export", package=error.name or "onnx") from None
 
@@ -29,13 +31,8 @@ OPSET = 20  # com.microsoft operators do the rest; both load from onnxruntime 1.
 IR_VERSION = 10
 HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention on CPU takes no other head sizes
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
-MICROSOFT = "com.microsoft"
 
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, INT32: TensorProto.INT32, INT64: TensorProto.INT64}
-
-OnBytes = Callable[[int], None]
-"""Is told the bytes of each weight that has been written."""
-
 
 def cache_head_size(config: GPT2Config) -> int:
     """The head size inside the graph: zero-padded to a multiple of 8."""
@@ -56,21 +53,23 @@ def write_graph(
     data_file: BinaryIO,
     *,
     ragged_widths: bool,
+    scheme: Scheme = SCHEMES["fp32"],
     on_bytes: OnBytes = lambda _: None,
 ) -> bytes:
     """Write the weights into data_file, tensor by tensor; returns the serialised graph.
 
     data_file becomes the file named WEIGHTS_NAME beside the graph. ragged_widths adds the input
-    query_seqlens, which onnxruntime knows from 1.32 on.
+    query_seqlens, which onnxruntime knows from 1.32 on. on_bytes is told of each weight of the
+    checkpoint, once it is written.
     """
-    inputs = fused_inputs(architecture, ragged_widths=ragged_widths)
-    author = _Author(weights, config, ExternalData(data_file, WEIGHTS_NAME), ragged_widths, on_bytes)
+    writer = GraphWriter(data_file, on_bytes)
+    _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
-        author.nodes(),
+        writer.nodes,
         "gpt2",
-        [_value_info(port) for port in inputs],
+        [_value_info(port) for port in fused_inputs(architecture, ragged_widths=ragged_widths)],
         [_value_info(port) for port in fused_outputs(architecture)],
-        author.initializers,
+        writer.initializers,
     )
     model: ModelProto = helper.make_model(
         graph,
@@ -92,89 +91,75 @@ class _Author:
         self,
         weights: Mapping[str, Floats],
         config: GPT2Config,
-        data: ExternalData,
+        writer: GraphWriter,
+        scheme: Scheme,
         ragged_widths: bool,
-        on_bytes: OnBytes,
     ) -> None:
         self._weights = weights
         self._config = config
-        self._data = data
+        self._writer = writer
+        self._scheme = scheme
         self._ragged_widths = ragged_widths
-        self._on_bytes = on_bytes
-        self._nodes: list[NodeProto] = []
-        self._constants: list[TensorProto] = []
 
-    @property
-    def initializers(self) -> list[TensorProto]:
-        return [*self._data.initializers, *self._constants]
-
-    def nodes(self) -> list[NodeProto]:
+    def write(self) -> None:
         """The whole model."""
-        residual, added, bias = self._embedding()
+        residual = self._embedding()
         for layer in range(self._config.n_layer):
-            residual, added, bias = self._block(layer, residual, added, bias)
-        self._norm("ln_f", residual, added, bias, "hidden_states")
+            residual = self._block(layer, residual)
+        self._norm("ln_f", residual, "hidden_states")
         self._head()
-        return self._nodes
 
-    def _embedding(self) -> tuple[str, str, str]:
-        """(token vectors, position vectors, no bias): the first norm adds them up."""
-        self._node("Gather", [self._weight("wte.weight"), "input_ids"], ["tokens"])
-        self._node("Gather", [self._weight("wpe.weight"), "position_ids"], ["positions"])
-        return "tokens", "positions", ""
+    def _embedding(self) -> str:
+        """Token and position vectors, added up."""
+        name, table = "wte.weight", self._weights["wte.weight"]
+        self._scheme.table.store(self._writer, name, table)
+        self._scheme.table.look_up(self._writer, name, table, "input_ids", "tokens")
+        self._writer.written(table)
+        self._writer.node("Gather", [self._weight("wpe.weight"), "position_ids"], ["positions"])
+        return self._writer.node("Add", ["tokens", "positions"], ["embeddings"])
 
-    def _block(self, layer: int, residual: str, added: str, bias: str) -> tuple[str, str, str]:
-        """One layer; returns (residual, what the next norm adds to it, the bias it adds as well)."""
+    def _block(self, layer: int, residual: str) -> str:
+        """One layer; returns the sum that the next one continues."""
         h = f"h.{layer}."
-        residual = self._norm(h + "ln_1", residual, added, bias, h + "ln_1", keep_sum=True)
-        attended = self._attention(layer)
-        bias = self._weight(h + "attn.c_proj.bias")
-        residual = self._norm(h + "ln_2", residual, attended, bias, h + "ln_2", keep_sum=True)
-        self._node("MatMul", [h + "ln_2", self._weight(h + "mlp.c_fc.weight")], [h + "mlp.c_fc"])
+        self._norm(h + "ln_1", residual, h + "ln_1")
+        residual = self._writer.node("Add", [residual, self._attention(layer)], [h + "attn.sum"])
+        self._norm(h + "ln_2", residual, h + "ln_2")
+        self._multiply(h + "ln_2", h + "mlp.c_fc", self._weights[h + "mlp.c_fc.weight"])
         activated = self._activation(h + "mlp.c_fc", self._weight(h + "mlp.c_fc.bias"), h + "mlp.act")
-        self._node("MatMul", [activated, self._weight(h + "mlp.c_proj.weight")], [h + "mlp.c_proj"])
-        return residual, h + "mlp.c_proj", self._weight(h + "mlp.c_proj.bias")
+        bias = self._weight(h + "mlp.c_proj.bias")
+        product = self._multiply(activated, h + "mlp.c_proj", self._weights[h + "mlp.c_proj.weight"], bias)
+        return self._writer.node("Add", [residual, product], [h + "mlp.sum"])
 
-    def _norm(
-        self, weight: str, residual: str, added: str, bias: str, output: str, *, keep_sum: bool = False
-    ) -> str:
-        """output = layer norm of (residual + added + bias); returns the name of that sum."""
-        inputs = [residual, added, self._weight(weight + ".weight"), self._weight(weight + ".bias")]
-        outputs = [output, "", "", weight + ".sum"] if keep_sum else [output]
-        self._node(
-            "SkipLayerNormalization",
-            inputs + ([bias] if bias else []),
-            outputs,
-            MICROSOFT,
+    def _norm(self, weight: str, values: str, output: str) -> str:
+        # Not SkipLayerNormalization, which adds the residual as well and takes three to five times as long.
+        return self._writer.node(
+            "LayerNormalization",
+            [values, self._weight(weight + ".weight"), self._weight(weight + ".bias")],
+            [output],
             epsilon=self._config.layer_norm_epsilon,
         )
-        return weight + ".sum"
 
     def _attention(self, layer: int) -> str:
-        """Attention over the past and the new tokens, without the output bias."""
+        """Attention over the past and the new tokens."""
         a = f"h.{layer}.attn."
-        weight, bias = self._weights[a + "c_attn.weight"], self._weights[a + "c_attn.bias"]
-        self._write(a + "c_attn.weight", self._pad_heads(weight, 3, axis=1))
-        self._write(a + "c_attn.bias", self._pad_heads(bias, 3, axis=0))
-        self._write(a + "c_proj.weight", self._pad_heads(self._weights[a + "c_proj.weight"], 1, axis=0))
-        self._node("MatMul", [f"h.{layer}.ln_1", a + "c_attn.weight"], [a + "c_attn.product"])
-        self._node("Add", [a + "c_attn.product", a + "c_attn.bias"], [a + "c_attn"])
+        bias = self._write(a + "c_attn.bias", self._pad_heads(self._weights[a + "c_attn.bias"], 3, axis=0))
+        weight = self._pad_heads(self._weights[a + "c_attn.weight"], 3, axis=1)
+        self._multiply(f"h.{layer}.ln_1", a + "c_attn", weight, bias)
         (past_key, present_key), (past_value, present_value) = cache_names(layer)
         inputs = [a + "c_attn", "", "", past_key, past_value, "seqlens_k", "total_sequence_length"]
         inputs += ["", "", "", "attention_bias"]
         if self._ragged_widths:
             inputs += [""] * (QUERY_SEQLENS_INPUT - len(inputs)) + ["query_seqlens"]
-        self._node(
+        self._writer.microsoft(
             "GroupQueryAttention",
             inputs,
             [a + "heads", present_key, present_value],
-            MICROSOFT,
             num_heads=self._config.n_head,
             kv_num_heads=self._config.n_head,
             scale=self._attention_scale(layer),
         )
-        self._node("MatMul", [a + "heads", a + "c_proj.weight"], [a + "c_proj"])
-        return a + "c_proj"
+        weight = self._pad_heads(self._weights[a + "c_proj.weight"], 1, axis=0)
+        return self._multiply(a + "heads", a + "c_proj", weight, self._weight(a + "c_proj.bias"))
 
     def _attention_scale(self, layer: int) -> float:
         """What query-key products are multiplied by; from the model's own head size, not the padded one."""
@@ -197,36 +182,36 @@ class _Author:
         kind = self._config.activation
         fused = {"gelu_tanh": "FastGelu", "gelu": "BiasGelu"}.get(kind)
         if fused:
-            return self._node(fused, [values, bias], [output], MICROSOFT)
-        biased = self._node("Add", [values, bias], [output + ".in"])
+            return self._writer.microsoft(fused, [values, bias], [output])
+        biased = self._writer.node("Add", [values, bias], [output + ".in"])
         if kind == "silu":
-            return self._node("QuickGelu", [biased], [output], MICROSOFT, alpha=1.0)
+            return self._writer.microsoft("QuickGelu", [biased], [output], alpha=1.0)
         if kind == "quick_gelu":
-            return self._node("QuickGelu", [biased], [output], MICROSOFT, alpha=1.702)
+            return self._writer.microsoft("QuickGelu", [biased], [output], alpha=1.702)
         plain = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}.get(kind)
-        return self._node(plain, [biased], [output]) if plain else biased
+        return self._writer.node(plain, [biased], [output]) if plain else biased
 
     def _head(self) -> None:
         """Logits of the hidden states at output_positions."""
-        self._constants.append(helper.make_tensor("last_axis", TensorProto.INT64, [1], [-1]))
-        self._node("Unsqueeze", ["output_positions", "last_axis"], ["output_indices"])
-        self._node("GatherND", ["hidden_states", "output_indices"], ["output_states"], batch_dims=1)
-        is_separate = "lm_head.weight" in self._weights
-        table = self._weight("lm_head.weight") if is_separate else "wte.weight"
-        self._node("FusedMatMul", ["output_states", table], ["logits"], MICROSOFT, transB=1)
+        axis = self._writer.integers("last_axis", [-1])
+        self._writer.node("Unsqueeze", ["output_positions", axis], ["output_indices"])
+        self._writer.node("GatherND", ["hidden_states", "output_indices"], ["output_states"], batch_dims=1)
+        name, table = "wte.weight", self._weights["wte.weight"]
+        if "lm_head.weight" in self._weights:
+            name, table = "lm_head.weight", self._weights["lm_head.weight"]
+            self._scheme.table.store(self._writer, name, table)
+            self._writer.written(table)
+        self._scheme.table.project(self._writer, "output_states", name, table, "logits")
+
+    def _multiply(self, x: str, name: str, weight: Floats, bias: str = "") -> str:
+        """The product of x and a weight (in, out), plus a bias; returns the output, which is called `name`."""
+        self._scheme.layers.multiply(self._writer, x, name + ".weight", weight, name, bias)
+        self._writer.written(weight)
+        return name
 
     def _weight(self, name: str) -> str:
         return self._write(name, self._weights[name])
 
     def _write(self, name: str, values: Floats) -> str:
-        self._on_bytes(values.nbytes)
-        return self._data.add(name, values)
-
-    def _node(
-        self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
-    ) -> str:
-        """Append a node; returns its first output."""
-        self._nodes.append(
-            helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes)
-        )
-        return outputs[0]
+        self._writer.written(values)
+        return self._writer.weight(name, values)

@@ -14,9 +14,33 @@ FLOAT, INT32, INT64 = "float32", "int32", "int64"
 # Operators that a fused graph may hold, by domain; the runtime refuses any other before
 # onnxruntime sees the file.
 FUSED_OPERATORS: dict[str, frozenset[str]] = {
-    "": frozenset({"Add", "Gather", "GatherND", "MatMul", "Relu", "Sigmoid", "Tanh", "Unsqueeze"}),
+    "": frozenset(
+        {
+            "Add",
+            "Gather",
+            "GatherND",
+            "LayerNormalization",
+            "MatMul",
+            "Relu",
+            "Reshape",
+            "Sigmoid",
+            "Slice",
+            "Tanh",
+            "Unsqueeze",
+        }
+    ),
     "com.microsoft": frozenset(
-        {"BiasGelu", "FastGelu", "FusedMatMul", "GroupQueryAttention", "QuickGelu", "SkipLayerNormalization"}
+        {
+            "BiasGelu",
+            "DynamicQuantizeMatMul",
+            "FastGelu",
+            "FusedMatMul",
+            "GatherBlockQuantized",
+            "GroupQueryAttention",
+            "MatMulNBits",
+            "QuickGelu",
+            "SkipLayerNormalization",
+        }
     ),
 }
 

@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 MANIFEST_NAME = "manifest.json"
 GRAPH_NAME = "decoder.onnx"
@@ -22,7 +22,8 @@ SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
 MAX_MANIFEST_BYTES = 1 << 20
 
 Dialect = Literal["fused"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "int8", "int4", "int8-dynamic"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True)

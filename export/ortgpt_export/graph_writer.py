@@ -1,0 +1,69 @@
+"""Collects a graph's nodes and initializers; the weights go straight into the data file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
+
+from ortgpt.errors import MissingExtraError
+from ortgpt.manifest import WEIGHTS_NAME
+from ortgpt_export.external_data import ExternalData
+
+try:
+    from onnx import NodeProto, TensorProto, helper
+except ImportError as error:
+    raise MissingExtraError("export", "export", package=error.name or "onnx") from None
+
+MICROSOFT = "com.microsoft"
+
+OnBytes = Callable[[int], None]
+"""Is told the bytes of each weight of the checkpoint that has been written."""
+
+
+class GraphWriter:
+    """nodes: in the order of the forward pass. initializers: weights in the data file, small constants inline."""
+
+    def __init__(self, data_file: BinaryIO, on_bytes: OnBytes = lambda _: None) -> None:
+        """data_file becomes the file named WEIGHTS_NAME beside the graph."""
+        self.nodes: list[NodeProto] = []
+        self._data = ExternalData(data_file, WEIGHTS_NAME)
+        self._constants: dict[str, TensorProto] = {}
+        self._on_bytes = on_bytes
+
+    @property
+    def initializers(self) -> list[TensorProto]:
+        return [*self._data.initializers, *self._constants.values()]
+
+    def weight(self, name: str, values: NDArray[Any]) -> str:
+        """Store an array as it is; returns its name."""
+        return self._data.add(name, values)
+
+    def written(self, values: NDArray[Any]) -> None:
+        """Report a weight of the checkpoint, in whatever form it has been stored."""
+        self._on_bytes(values.nbytes)
+
+    def integers(self, name: str, values: list[int]) -> str:
+        """A small constant, int64 (len(values),); returns its name."""
+        self._constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        return name
+
+    def node(
+        self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
+    ) -> str:
+        """Append a node; returns its first output."""
+        self.nodes.append(
+            helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes)
+        )
+        return outputs[0]
+
+    def microsoft(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        """Append a node of onnxruntime's own domain; returns its first output."""
+        return self.node(operator, inputs, outputs, MICROSOFT, **attributes)
+
+    def cast(self, value: str, kind: int, output: str) -> str:
+        """Append a conversion to a TensorProto type; returns its output."""
+        return self.node("Cast", [value], [output], to=kind)
+
+
