@@ -15,13 +15,19 @@ import typer
 from ortgpt.manifest import Manifest
 
 if TYPE_CHECKING:
-    from ortgpt_export.exporter import Progress
+    from ortgpt_export.job import Progress
 
-STAGES = {"read": "reading", "write": "writing", "verify": "verifying"}
+STAGES = {
+    "read": "reading",
+    "write": "writing",
+    "calibrate": "calibrating",
+    "compare": "comparing",
+    "verify": "verifying",
+}
 
 
 class Precision(StrEnum):
-    FP32, FP16, INT8, INT4 = "fp32", "fp16", "int8", "int4"
+    FP32, FP16, INT8, INT8_DYNAMIC, INT4 = "fp32", "fp16", "int8", "int8-dynamic", "int4"
 
 
 class Via(StrEnum):
@@ -39,11 +45,20 @@ class Floor(StrEnum):
 def export(
     source: Annotated[str, typer.Argument(help="Checkpoint directory, or a hub id like gpt2 or org/name.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the bundle goes.")],
-    precision: Annotated[Precision, typer.Option(help="Of the weights; only fp32 so far.")] = Precision.FP32,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the weights: see docs/precision.md.")
+    ] = Precision.FP32,
+    row_invariant: Annotated[
+        bool, typer.Option("--row-invariant", help="Quantise so that a text never depends on its batch.")
+    ] = False,
     via: Annotated[Via, typer.Option(help="How the graph is made; only graph so far.")] = Via.GRAPH,
     verify: Annotated[
         Verify, typer.Option(help="What the bundle is compared with before it is written.")
     ] = Verify.NUMPY,
+    perplexity_text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text whose perplexity is measured, against fp32's."),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub id.")
     ] = None,
@@ -60,6 +75,8 @@ def export(
 
     ortgpt export openai-community/gpt2 -o models/gpt2 --revision main
 
+    ortgpt export openai-community/gpt2 -o models/gpt2-int8 --precision int8
+
     ortgpt export ./checkpoint -o bundle --verify torch --force
     """
     from ortgpt_export.exporter import export_checkpoint  # onnx and safetensors take their time
@@ -70,8 +87,10 @@ def export(
             source,
             output,
             precision=precision.value,
+            row_invariant=row_invariant,
             via=via.value,
             verify=verify.value,
+            perplexity_text=perplexity_text,
             revision=revision,
             onnxruntime_floor=onnxruntime_floor.value,
             force=force,
@@ -86,7 +105,10 @@ def summary(output: Path, manifest: Manifest, seconds: float) -> str:
     """One line: where the bundle is, how large, how close to the reference."""
     megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
     parity = "not verified"
-    if manifest.parity != "skipped":
+    if manifest.quality is not None:
+        lost, same = manifest.quality.kl_divergence, manifest.quality.top1_agreement
+        parity = f"{lost:.5f} nats per token from fp32, {same:.1%} of its likeliest tokens"
+    elif manifest.parity != "skipped":
         parity = (
             f"max logits difference {manifest.parity.max_abs_logits_difference:.1e} "
             f"against {manifest.parity.reference}"

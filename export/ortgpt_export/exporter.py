@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import ortgpt
 from ortgpt.checks import shown
 from ortgpt.errors import OptionError
-from ortgpt.interfaces import Floats
-from ortgpt.manifest import (
-    GENERATION_CONFIG_NAME,
-    GRAPH_NAME,
-    TOKENIZER_NAME,
-    WEIGHTS_NAME,
-    Architecture,
-    FileEntry,
-    Manifest,
-    Parity,
-    Probe,
-    Provenance,
-)
+from ortgpt.manifest import GENERATION_CONFIG_NAME, Manifest, Provenance
 from ortgpt_export.bundle_writer import BundleWriter
-from ortgpt_export.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint, weight_files
-from ortgpt_export.config import CONFIG_NAME, GPT2Config, read_config
-from ortgpt_export.graph import cache_head_size, data_bytes, write_graph
-from ortgpt_export.probe import make_probe
+from ortgpt_export.checkpoint import INDEX_NAME, open_checkpoint, weight_files
+from ortgpt_export.config import CONFIG_NAME, read_config
+from ortgpt_export.job import Counter, Job, Progress
+from ortgpt_export.quantised import write_quantised
+from ortgpt_export.schemes import Scheme, choose_scheme
 from ortgpt_export.source import fetch, parse_source, source_sha256
-from ortgpt_export.tokenizer_file import TokenizerFile, read_tokenizer, tokenizer_files
-from ortgpt_export.verify import check_available, measure_parity, numpy_reference, torch_reference
+from ortgpt_export.tokenizer_file import read_tokenizer, tokenizer_files
+from ortgpt_export.verify import check_available, check_quantisers
 
 logger = logging.getLogger("ortgpt")
 
-Progress = Callable[[Literal["read", "write", "verify"], int, int], None]
-"""Is told (stage, done, total): bytes of the checkpoint, bytes of the weights, forward passes."""
-
 ONNXRUNTIME_FLOORS = ("1.31", "1.32")
 VERIFICATIONS = ("none", "numpy", "torch")
-SMALL_FILES_BYTES = 64 << 20  # room for graph, tokenizer and manifest
 
 
 def export_checkpoint(
@@ -50,8 +31,10 @@ def export_checkpoint(
     output: str | Path,
     *,
     precision: str = "fp32",
+    row_invariant: bool = False,
     via: str = "graph",
     verify: str = "numpy",
+    perplexity_text: str | Path | None = None,
     revision: str | None = None,
     onnxruntime_floor: str = "1.32",
     force: bool = False,
@@ -62,7 +45,11 @@ def export_checkpoint(
 
     source             a directory with config.json, safetensors weights and a tokenizer, or a hub id
     output             the bundle's directory; written whole or not at all
-    verify             compare the bundle with "numpy" or "torch" (transformers), or "none"
+    precision          "fp32", "int8", "int8-dynamic" or "int4": see docs/precision.md
+    row_invariant      quantise so that a row's numbers never depend on the rows beside it
+    verify             compare the bundle with "numpy" or "torch" (transformers), or "none"; a quantised one
+                       also with the fp32 model, over whole distributions
+    perplexity_text    a text file whose perplexity under the bundle and under fp32 goes into the manifest
     revision           of a hub id: branch, tag or commit
     onnxruntime_floor  oldest onnxruntime to run it: "1.32", or "1.31" without ragged batches
     force              replace a bundle that is already there
@@ -73,14 +60,15 @@ def export_checkpoint(
     BundleError when the bundle fails its verification, OrtgptError for a full disk or a failed
     download, MissingExtraError when an extra is missing.
     """
-    _check_choices(precision, via, verify, onnxruntime_floor)
+    _check_choices(via, verify, onnxruntime_floor)
+    scheme = choose_scheme(precision, row_invariant=row_invariant)
+    _check_quantised(scheme, verify, perplexity_text)
     check_available(verify)
     origin = parse_source(source, revision)
     with BundleWriter(Path(output), force=force) as bundle:
         directory = fetch(origin, quiet=quiet)
         config = read_config(directory)
         tokenizer = read_tokenizer(directory, config.vocab_size)
-        architecture = describe(config, tokenizer.loaded.size)
         with open_checkpoint(directory, config) as weights:
             provenance = Provenance(
                 source=origin.name,
@@ -88,64 +76,21 @@ def export_checkpoint(
                 exporter=f"ortgpt {ortgpt.__version__}",
                 onnxruntime_floor=onnxruntime_floor,
             )
-            _write_files(bundle, weights, config, architecture, tokenizer, onnxruntime_floor, progress)
-            probe = make_probe(weights, config, tokenizer.loaded)
-            notes = (*config.notes, *tokenizer.notes)
-            manifest = make_manifest(architecture, provenance, probe, bundle.files, notes)
-            if verify != "none":
-                bundle.write_manifest(manifest)
-                parity = _verify(bundle.directory, directory, weights, config, verify, progress)
-                manifest = replace(manifest, parity=parity)
+            job = Job(directory, config, weights, tokenizer, provenance, progress)
+            if scheme.precision == "fp32":
+                manifest = job.write(bundle, scheme)
+                if verify != "none":
+                    manifest = replace(manifest, parity=job.parity(bundle.directory, verify, "fp32"))
+            else:
+                text_file = None if perplexity_text is None else Path(perplexity_text)
+                manifest = write_quantised(job, bundle, scheme, verify, text_file)
             bundle.commit(manifest)
     for note in manifest.notes:
         logger.warning("%s", note)
     return manifest
 
 
-def describe(config: GPT2Config, tokenizer_size: int) -> Architecture:
-    """The manifest's architecture."""
-    return Architecture(
-        model_type="gpt2",
-        layers=config.n_layer,
-        heads=config.n_head,
-        head_size=config.head_size,
-        cache_head_size=cache_head_size(config),
-        width=config.n_embd,
-        context=config.n_positions,
-        vocab_size=config.vocab_size,
-        tokenizer_size=tokenizer_size,
-        bos_token_id=config.bos_token_id,
-        eos_token_ids=config.eos_token_ids,
-    )
-
-
-def make_manifest(
-    architecture: Architecture,
-    provenance: Provenance,
-    probe: Probe,
-    files: dict[str, FileEntry],
-    notes: tuple[str, ...],
-) -> Manifest:
-    """The manifest of an fp32 bundle that has not been verified yet."""
-    return Manifest(
-        architecture=architecture,
-        dialect="fused",
-        precision="fp32",
-        block_size=None,
-        row_invariant=True,
-        files=files,
-        provenance=provenance,
-        probe=probe,
-        parity="skipped",
-        notes=notes,
-    )
-
-
-def _check_choices(precision: str, via: str, verify: str, onnxruntime_floor: str) -> None:
-    if precision in ("fp16", "int8", "int4"):
-        raise OptionError("precision", f"{precision} is not there yet: only fp32 is")
-    if precision != "fp32":
-        raise OptionError("precision", f"must be fp32, got {shown(precision)}")
+def _check_choices(via: str, verify: str, onnxruntime_floor: str) -> None:
     if via == "optimum":
         raise OptionError("via", "optimum is not there yet: only graph is")
     if via != "graph":
@@ -159,63 +104,22 @@ def _check_choices(precision: str, via: str, verify: str, onnxruntime_floor: str
         )
 
 
+def _check_quantised(scheme: Scheme, verify: str, perplexity_text: str | Path | None) -> None:
+    if scheme.precision == "fp32":
+        if perplexity_text is not None:
+            raise OptionError(
+                "perplexity_text", "compares a precision with fp32, and fp32 is what was asked for"
+            )
+        return
+    check_quantisers()
+    if perplexity_text is not None and verify == "none":
+        raise OptionError("perplexity_text", "can't be measured with verify none")
+
+
 def _digest(directory: Path, progress: Progress) -> str:
     """The digest over all files that this export reads."""
     files = weight_files(directory) + tokenizer_files(directory)
     optional = (CONFIG_NAME, GENERATION_CONFIG_NAME, INDEX_NAME)
     files += [directory / name for name in optional if (directory / name).exists()]
-    count = _Counter("read", sum(path.stat().st_size for path in files), progress)
+    count = Counter("read", sum(path.stat().st_size for path in files), progress)
     return source_sha256(files, count)
-
-
-def _write_files(
-    bundle: BundleWriter,
-    weights: Checkpoint,
-    config: GPT2Config,
-    architecture: Architecture,
-    tokenizer: TokenizerFile,
-    onnxruntime_floor: str,
-    progress: Progress,
-) -> None:
-    """Everything but the manifest."""
-    bundle.reserve(data_bytes(config, weights.nbytes) + len(tokenizer.json) + SMALL_FILES_BYTES)
-    with bundle.file(WEIGHTS_NAME) as data_file:
-        graph = write_graph(
-            weights,
-            config,
-            architecture,
-            data_file,
-            ragged_widths=onnxruntime_floor != "1.31",
-            on_bytes=_Counter("write", weights.nbytes, progress),
-        )
-    bundle.add(GRAPH_NAME, graph)
-    bundle.add(TOKENIZER_NAME, tokenizer.json)
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
-    bundle.add(GENERATION_CONFIG_NAME, (json.dumps(ids, indent=2) + "\n").encode("utf-8"))
-
-
-def _verify(
-    bundle: Path,
-    source: Path,
-    weights: Mapping[str, Floats],
-    config: GPT2Config,
-    verify: str,
-    progress: Progress,
-) -> Parity:
-    reference = torch_reference(source) if verify == "torch" else numpy_reference(weights, config)
-    on_step = partial(progress, "verify")
-    return measure_parity(bundle, config, reference, verify, on_step)
-
-
-class _Counter:
-    """Adds up bytes and reports them as a stage's progress."""
-
-    def __init__(self, stage: Literal["read", "write"], total: int, progress: Progress) -> None:
-        self._stage = stage
-        self._total = total
-        self._done = 0
-        self._progress = progress
-
-    def __call__(self, nbytes: int) -> None:
-        self._done += nbytes
-        self._progress(self._stage, self._done, self._total)

@@ -20,6 +20,7 @@ from ortgpt.manifest import Architecture
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.external_data import ALIGNMENT
 from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
+from ortgpt_export.matrices import Tables
 from ortgpt_export.schemes import SCHEMES, Scheme
 
 try:
@@ -33,6 +34,7 @@ HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention on CPU takes no other head sizes
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
 
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, INT32: TensorProto.INT32, INT64: TensorProto.INT64}
+
 
 def cache_head_size(config: GPT2Config) -> int:
     """The head size inside the graph: zero-padded to a multiple of 8."""
@@ -111,12 +113,15 @@ class _Author:
 
     def _embedding(self) -> str:
         """Token and position vectors, added up."""
-        name, table = "wte.weight", self._weights["wte.weight"]
-        self._scheme.table.store(self._writer, name, table)
-        self._scheme.table.look_up(self._writer, name, table, "input_ids", "tokens")
-        self._writer.written(table)
-        self._writer.node("Gather", [self._weight("wpe.weight"), "position_ids"], ["positions"])
+        self._look_up(self._scheme.table, "wte.weight", "input_ids", "tokens")
+        self._look_up(self._scheme.positions, "wpe.weight", "position_ids", "positions")
         return self._writer.node("Add", ["tokens", "positions"], ["embeddings"])
+
+    def _look_up(self, form: Tables, name: str, ids: str, output: str) -> None:
+        table = self._weights[name]
+        form.store(self._writer, name, table)
+        form.look_up(self._writer, name, table, ids, output)
+        self._writer.written(table)
 
     def _block(self, layer: int, residual: str) -> str:
         """One layer; returns the sum that the next one continues."""
@@ -204,7 +209,7 @@ class _Author:
         self._scheme.table.project(self._writer, "output_states", name, table, "logits")
 
     def _multiply(self, x: str, name: str, weight: Floats, bias: str = "") -> str:
-        """The product of x and a weight (in, out), plus a bias; returns the output, which is called `name`."""
+        """The product of x and a weight (in, out), plus a bias; returns the output, called `name`."""
         self._scheme.layers.multiply(self._writer, x, name + ".weight", weight, name, bias)
         self._writer.written(weight)
         return name

@@ -23,7 +23,7 @@ OnBytes = Callable[[int], None]
 
 
 class GraphWriter:
-    """nodes: in the order of the forward pass. initializers: weights in the data file, small constants inline."""
+    """nodes: in the order of the forward pass. initializers: weights in the data file, constants inline."""
 
     def __init__(self, data_file: BinaryIO, on_bytes: OnBytes = lambda _: None) -> None:
         """data_file becomes the file named WEIGHTS_NAME beside the graph."""
@@ -65,5 +65,3 @@ class GraphWriter:
     def cast(self, value: str, kind: int, output: str) -> str:
         """Append a conversion to a TensorProto type; returns its output."""
         return self.node("Cast", [value], [output], to=kind)
-
-

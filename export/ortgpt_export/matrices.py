@@ -26,7 +26,9 @@ class Matrices(ABC):
     """One form; frozen, so that a scheme is plain data."""
 
     @abstractmethod
-    def multiply(self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = "") -> str:
+    def multiply(
+        self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
+    ) -> str:
         """output = x @ weight + bias; weight (in, out) is stored under `name`."""
 
 
@@ -50,7 +52,9 @@ class Tables(ABC):
 class FloatMatrices(Matrices, Tables):
     """float32, as in the checkpoint."""
 
-    def multiply(self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = "") -> str:
+    def multiply(
+        self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
+    ) -> str:
         graph.weight(name, weight)
         if not bias:
             return graph.node("MatMul", [x, name], [output])
@@ -75,7 +79,9 @@ class BlockMatrices(Matrices, Tables):
     block_size: int
     method: Method = "rtn"
 
-    def multiply(self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = "") -> str:
+    def multiply(
+        self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
+    ) -> str:
         blocks = self._quantise(weight.T)
         stored = [graph.weight(name, blocks.packed), *self._scales(graph, name, blocks)]
         return self._product(graph, x, stored, weight.shape[::-1], output, bias)
@@ -100,7 +106,9 @@ class BlockMatrices(Matrices, Tables):
             quantize_axis=1,
         )
         if is_padded:
-            bounds = [graph.integers(f"{output}.{key}", [value]) for key, value in (("begin", 0), ("end", width))]
+            bounds = [
+                graph.integers(f"{output}.{key}", [value]) for key, value in (("begin", 0), ("end", width))
+            ]
             graph.node("Slice", [rows, *bounds, graph.integers(output + ".axis", [-1])], [output])
         return output
 
@@ -118,11 +126,19 @@ class BlockMatrices(Matrices, Tables):
         return [name + ".scales"] + ([] if self.method == "rtn" else [name + ".zero_points"])
 
     def _scales(self, graph: GraphWriter, name: str, blocks: Blocks) -> list[str]:
-        arrays = [blocks.scales] if blocks.zero_points is None else [blocks.scales, blocks.zero_points]
-        return [graph.weight(*pair) for pair in zip(self._scale_names(name), arrays, strict=True)]
+        graph.weight(name + ".scales", blocks.scales)
+        if blocks.zero_points is not None:
+            graph.weight(name + ".zero_points", blocks.zero_points)
+        return self._scale_names(name)
 
     def _product(
-        self, graph: GraphWriter, x: str, stored: list[str], shape: tuple[int, ...], output: str, bias: str = ""
+        self,
+        graph: GraphWriter,
+        x: str,
+        stored: list[str],
+        shape: tuple[int, ...],
+        output: str,
+        bias: str = "",
     ) -> str:
         inputs = [x, *stored]
         if bias:
@@ -143,7 +159,9 @@ class BlockMatrices(Matrices, Tables):
 class DynamicMatrices(Matrices):
     """int8 with a scale per output; activations become uint8 with one scale for the whole call."""
 
-    def multiply(self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = "") -> str:
+    def multiply(
+        self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
+    ) -> str:
         columns = quantise_columns(weight)
         inputs = [x, graph.weight(name, columns.values), graph.weight(name + ".scales", columns.scales)]
         return graph.microsoft("DynamicQuantizeMatMul", inputs + (["", bias] if bias else []), [output])

@@ -73,7 +73,8 @@ def _pack(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return numbers
     if numbers.shape[1] % 2:
         numbers = np.pad(numbers, [(0, 0), (0, 1)])
-    packed: NDArray[np.uint8] = numbers[:, ::2] | numbers[:, 1::2] << 4
+    low, high = numbers[:, ::2], numbers[:, 1::2]
+    packed: NDArray[np.uint8] = np.bitwise_or(low, np.left_shift(high, 4), dtype=np.uint8)
     return packed
 
 

@@ -26,8 +26,16 @@ class Forward(NamedTuple):
     present: list[KeysValues]
 
 
+Observe = Callable[[str, Floats], None]
+"""Is told what goes into each linear layer: its name ("h.0.attn.c_attn") and activations (new, in)."""
+
+
 def forward(
-    weights: Mapping[str, Floats], config: GPT2Config, token_ids: Ids, past: list[KeysValues] | None = None
+    weights: Mapping[str, Floats],
+    config: GPT2Config,
+    token_ids: Ids,
+    past: list[KeysValues] | None = None,
+    observe: Observe = lambda *_: None,
 ) -> Forward:
     """Run the model on new tokens (new,) that follow `past`, a previous call's `present`."""
     start = past[0][0].shape[1] if past else 0
@@ -35,9 +43,9 @@ def forward(
     x = weights["wte.weight"][token_ids] + weights["wpe.weight"][positions]  # (new, n_embd)
     present = []
     for layer in range(config.n_layer):
-        attended, keys_values = _attention(weights, config, layer, x, past[layer] if past else None)
+        attended, keys_values = _attention(weights, config, layer, x, past[layer] if past else None, observe)
         x = x + attended
-        x = x + _mlp(weights, config, layer, x)
+        x = x + _mlp(weights, config, layer, x, observe)
         present.append(keys_values)
     hidden = _layer_norm(weights, config, "ln_f", x)
     head = weights.get("lm_head.weight")
@@ -46,11 +54,16 @@ def forward(
 
 
 def _attention(
-    weights: Mapping[str, Floats], config: GPT2Config, layer: int, x: Floats, past: KeysValues | None
+    weights: Mapping[str, Floats],
+    config: GPT2Config,
+    layer: int,
+    x: Floats,
+    past: KeysValues | None,
+    observe: Observe,
 ) -> tuple[Floats, KeysValues]:
     """Causal self-attention of x (new, n_embd)."""
     normed = _layer_norm(weights, config, f"h.{layer}.ln_1", x)
-    projected = _linear(weights, f"h.{layer}.attn.c_attn", normed)  # (new, 3 * n_embd)
+    projected = _linear(weights, f"h.{layer}.attn.c_attn", normed, observe)  # (new, 3 * n_embd)
     queries, keys, values = (_split_heads(part, config.n_head) for part in np.split(projected, 3, axis=-1))
     if past is not None:
         keys = np.concatenate([past[0], keys], axis=1)  # (heads, tokens, head_size)
@@ -66,13 +79,15 @@ def _attention(
     exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = (exps / exps.sum(axis=-1, keepdims=True)) @ values  # (heads, new, head_size)
     joined = mixed.transpose(1, 0, 2).reshape(new, config.n_embd)
-    return _linear(weights, f"h.{layer}.attn.c_proj", joined), (keys, values)
+    return _linear(weights, f"h.{layer}.attn.c_proj", joined, observe), (keys, values)
 
 
-def _mlp(weights: Mapping[str, Floats], config: GPT2Config, layer: int, x: Floats) -> Floats:
+def _mlp(
+    weights: Mapping[str, Floats], config: GPT2Config, layer: int, x: Floats, observe: Observe
+) -> Floats:
     normed = _layer_norm(weights, config, f"h.{layer}.ln_2", x)
-    inner = _ACTIVATIONS[config.activation](_linear(weights, f"h.{layer}.mlp.c_fc", normed))  # (new, n_inner)
-    return _linear(weights, f"h.{layer}.mlp.c_proj", inner)
+    inner = _linear(weights, f"h.{layer}.mlp.c_fc", normed, observe)  # (new, n_inner)
+    return _linear(weights, f"h.{layer}.mlp.c_proj", _ACTIVATIONS[config.activation](inner), observe)
 
 
 def _split_heads(x: Floats, heads: int) -> Floats:
@@ -80,7 +95,8 @@ def _split_heads(x: Floats, heads: int) -> Floats:
     return x.reshape(len(x), heads, -1).transpose(1, 0, 2)
 
 
-def _linear(weights: Mapping[str, Floats], name: str, x: Floats) -> Floats:
+def _linear(weights: Mapping[str, Floats], name: str, x: Floats, observe: Observe) -> Floats:
+    observe(name, x)
     return x @ weights[name + ".weight"] + weights[name + ".bias"]
 
 

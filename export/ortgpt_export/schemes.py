@@ -1,28 +1,72 @@
-"""What each --precision makes of the weights."""
+"""What each --precision makes of the weights. docs/precision.md has the figures behind the choices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ortgpt.manifest import Precision
+from ortgpt.checks import shown
+from ortgpt.errors import OptionError
+from ortgpt.manifest import PRECISIONS, Precision
 from ortgpt_export.matrices import BlockMatrices, DynamicMatrices, FloatMatrices, Matrices, Tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """layers: the layers' matrices. table: token embedding and head, which are stored once.
+    """One way to store a model.
 
-    row_invariant  whether a row's results are the same bits beside other rows
+    layers          the layers' matrices
+    table           token embedding and head, which are stored once
+    positions       the position table
+    block_size      of the layers, for the manifest; None: not in blocks
+    row_invariant   whether a row's results are the same bits beside other rows
+    moves_outliers  whether large activations are first moved into the weights, by a calibration
     """
 
     precision: Precision
     layers: Matrices
     table: Tables
+    positions: Tables
     block_size: int | None = None
-    row_invariant: bool
+    row_invariant: bool = False
+    moves_outliers: bool = False
 
 
-SCHEMES = {
-    "fp32": Scheme(precision="fp32", layers=FloatMatrices(), table=FloatMatrices(), row_invariant=True),
+_FLOAT = FloatMatrices()
+# Blocks of 128 are faster than smaller ones and hardly worse. What a row computes in blocks of up to 32
+# (of 8-bit numbers up to 64) does not depend on how many rows there are; in larger ones it does.
+_INT8 = BlockMatrices(8, 128)
+_INT8_INVARIANT = BlockMatrices(8, 64)
+_INT4 = BlockMatrices(4, 128, "k-quant")
+_INT4_INVARIANT = BlockMatrices(4, 32, "k-quant")
 
+SCHEMES: dict[Precision, Scheme] = {
+    "fp32": Scheme(precision="fp32", layers=_FLOAT, table=_FLOAT, positions=_FLOAT, row_invariant=True),
+    "int8": Scheme(
+        precision="int8",
+        layers=_INT8,
+        table=_INT8,
+        positions=_INT8,
+        block_size=_INT8.block_size,
+        moves_outliers=True,
+    ),
+    "int8-dynamic": Scheme(
+        precision="int8-dynamic", layers=DynamicMatrices(), table=_INT8, positions=_INT8, moves_outliers=True
+    ),
+    "int4": Scheme(precision="int4", layers=_INT4, table=_INT4, positions=_INT8, block_size=_INT4.block_size),
 }
+_INVARIANT: dict[Precision, BlockMatrices] = {"int8": _INT8_INVARIANT, "int4": _INT4_INVARIANT}
+
+
+def choose_scheme(precision: str, *, row_invariant: bool = False) -> Scheme:
+    """The scheme of a precision. Raises OptionError for what is not to be had."""
+    if precision not in PRECISIONS:
+        raise OptionError("precision", f"must be one of {', '.join(PRECISIONS)}, got {shown(precision)}")
+    if precision not in SCHEMES:
+        raise OptionError("precision", f"{precision} is not there yet")
+    scheme = SCHEMES[precision]
+    if not row_invariant or scheme.row_invariant:
+        return scheme
+    if precision not in _INVARIANT:
+        raise OptionError("row_invariant", f"can't be had with {precision}: all rows of a call share a scale")
+    blocks = _INVARIANT[precision]
+    return replace(scheme, layers=blocks, table=blocks, block_size=blocks.block_size, row_invariant=True)

@@ -18,11 +18,11 @@ WEIGHTS_NAME = "decoder.onnx.data"
 TOKENIZER_NAME = "tokenizer.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1  # 1.1: precisions other than fp32, quality
 MAX_MANIFEST_BYTES = 1 << 20
 
 Dialect = Literal["fused"]
-Precision = Literal["fp32", "int8", "int4", "int8-dynamic"]
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -87,6 +87,37 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Of one text under the bundle (`value`) and under the fp32 model.
+
+    text    the file's name
+    stride  tokens by which the windows move that it was read in
+    """
+
+    text: str
+    tokens: int
+    stride: int
+    value: float
+    fp32: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What a bundle that is not fp32 has lost: its next-token distributions against those of fp32.
+
+    texts, tokens   how much of the fp32 model's own sampled text was compared
+    kl_divergence   KL(fp32 || bundle), mean over the tokens, in nats
+    top1_agreement  share of the tokens after which both hold the same one for the likeliest
+    """
+
+    texts: int
+    tokens: int
+    kl_divergence: float
+    top1_agreement: float
+    perplexity: Perplexity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """A known answer that shows the tokenizer and the weights belong together.
 
@@ -102,7 +133,13 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything the runtime relies on. `parity` is "skipped" where nothing was measured."""
+    """Everything the runtime relies on.
+
+    block_size     weights that share a scale; None: there are none, or a whole column shares it
+    row_invariant  whether a row's numbers are the same bits whatever other rows run beside it
+    parity         "skipped" where nothing was measured
+    quality        of a bundle that is not fp32; None where nothing was measured
+    """
 
     architecture: Architecture
     dialect: Dialect
@@ -114,6 +151,7 @@ class Manifest:
     probe: Probe
     parity: Parity | Literal["skipped"]
     notes: tuple[str, ...] = ()
+    quality: Quality | None = None
     schema_version: str = field(default=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}")
 
     @property

@@ -25,8 +25,10 @@ from ortgpt.manifest import (
     FileEntry,
     Manifest,
     Parity,
+    Perplexity,
     Probe,
     Provenance,
+    Quality,
     check_file_name,
     parse_version,
 )
@@ -84,6 +86,7 @@ class _Reader:
             probe=self._probe(sections["probe"]),
             parity="skipped" if parity == "skipped" else self._parity(self._section(data, "parity")),
             notes=self._notes(data.get("notes", [])),
+            quality=None if data.get("quality") is None else self._quality(self._section(data, "quality")),
         )
         self._check_whole(manifest)
         if self.problems:
@@ -174,10 +177,33 @@ class _Reader:
             greedy_agreement=self._float(data, "greedy_agreement", where),
         )
 
-    def _section(self, data: dict[str, Any], name: str) -> dict[str, Any]:
+    def _quality(self, data: dict[str, Any]) -> Quality:
+        where = "quality."
+        perplexity = data.get("perplexity")
+        return Quality(
+            texts=self._int(data, "texts", 0, where=where),
+            tokens=self._int(data, "tokens", 0, where=where),
+            kl_divergence=self._float(data, "kl_divergence", where),
+            top1_agreement=self._float(data, "top1_agreement", where),
+            perplexity=None
+            if perplexity is None
+            else self._perplexity(self._section(data, "perplexity", where)),
+        )
+
+    def _perplexity(self, data: dict[str, Any]) -> Perplexity:
+        where = "quality.perplexity."
+        return Perplexity(
+            text=self._str(data, "text", where),
+            tokens=self._int(data, "tokens", 0, where=where),
+            stride=self._int(data, "stride", 1, where=where),
+            value=self._float(data, "value", where),
+            fp32=self._float(data, "fp32", where),
+        )
+
+    def _section(self, data: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
         value = data.get(name)
         if not isinstance(value, dict):
-            self.problems.append(f"{name} must be an object")
+            self.problems.append(f"{where}{name} must be an object")
             return {}
         return value
 

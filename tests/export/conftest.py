@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
-from ortgpt_export.exporter import describe
+from ortgpt_export.job import describe
 from ortgpt_export.graph import write_graph
 
 Weights = dict[str, np.ndarray]

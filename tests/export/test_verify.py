@@ -10,7 +10,7 @@ import pytest
 
 import ortgpt
 from ortgpt.errors import BundleError, ProviderError
-from ortgpt_export import exporter
+from ortgpt_export import job
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.exporter import export_checkpoint
 
@@ -38,14 +38,14 @@ def test_one_wrong_weight_in_the_graph_stops_the_export(
     name, index, verify, checkpoint, tmp_path, monkeypatch
 ) -> None:
     """wpe's row 39 is read by the last cached step only."""
-    real = exporter.write_graph
+    real = job.write_graph
 
     def spoiled(weights: Any, *rest: Any, **options: Any) -> bytes:
         changed = {key: values.copy() for key, values in weights.items()}
         changed[name][index] += 0.5
         return real(changed, *rest, **options)
 
-    monkeypatch.setattr(exporter, "write_graph", spoiled)
+    monkeypatch.setattr(job, "write_graph", spoiled)
     # a bundle's own probe must not be what finds it
     monkeypatch.setattr("ortgpt.generator.PROBE_TOLERANCE", 1e9)
     with pytest.raises(BundleError, match=rf"differ from the {verify} reference by .* nothing was written"):
@@ -60,7 +60,7 @@ def test_a_reference_that_is_not_finite_stops_the_export(checkpoint, tmp_path, m
             np.zeros((len(ids), config.n_embd)),
         )
 
-    monkeypatch.setattr(exporter, "numpy_reference", not_finite)
+    monkeypatch.setattr(job, "numpy_reference", not_finite)
     with pytest.raises(BundleError, match="by nan"):
         export_checkpoint(str(checkpoint), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

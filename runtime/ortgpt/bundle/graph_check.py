@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ortgpt.bundle.quantised_check import quantised_problems, table_shape
 from ortgpt.bundle.wire import Model, Tensor, Value
 from ortgpt.checks import shown
 from ortgpt.errors import BundleError
@@ -31,6 +32,7 @@ MAX_RANK = 8
 MAX_DIM = 2**31 - 1
 MAX_PROBLEMS = 20
 
+_LOOKUPS = ("Gather", "GatherBlockQuantized")
 _INLINE, _EXTERNAL = 0, 1
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 
@@ -46,6 +48,7 @@ def check_graph(model: Model, manifest: Manifest, weights_size: int) -> None:
         *_interface_problems(model, manifest),
         *_architecture_problems(model, manifest.architecture),
         *_initializer_problems(model, weights_size),
+        *quantised_problems(model),
     ]
     if problems:
         more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
@@ -167,12 +170,21 @@ def _architecture_problems(model: Model, architecture: Architecture) -> Iterator
             heads = node.integers.get(attribute, 0)
             if heads != architecture.heads:
                 yield f"node {shown(node.name)} has {attribute} {heads}, the manifest {architecture.heads}"
+    yield from _table_problems(model, architecture)
+
+
+def _table_problems(model: Model, architecture: Architecture) -> Iterator[str]:
+    """The tables of tokens and positions: as many rows as there are ids, as wide as the model."""
     dims = {tensor.name: tensor.dims for tensor in model.initializers}
     rows = {"input_ids": architecture.vocab_size, "position_ids": architecture.context}
     for node in model.nodes:
-        if node.operator != "Gather" or len(node.inputs) < 2 or node.inputs[0] not in dims:
+        if node.operator not in _LOOKUPS or len(node.inputs) < 2 or node.inputs[0] not in dims:
             continue
-        table, wanted = dims[node.inputs[0]], (rows.get(node.inputs[1], 0), architecture.width)
+        table, width = dims[node.inputs[0]], architecture.width
+        if node.operator == "GatherBlockQuantized":
+            table, size = table_shape(node, table), max(1, node.integers.get("block_size", 1))
+            width = -(-width // size) * size  # whole blocks
+        wanted = (rows.get(node.inputs[1], 0), width)
         if wanted[0] and table != wanted:
             shape = _show("table", table)
             yield f"{node.inputs[1]} must look up a table of {wanted[0]} x {wanted[1]}, found a {shape}"

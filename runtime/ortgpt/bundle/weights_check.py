@@ -12,8 +12,8 @@ from ortgpt.bundle.weights import map_initializers
 from ortgpt.bundle.wire import read_model
 
 CHUNK = 1 << 20
-# Of SkipLayerNormalization's inputs (values, what is added, scale, shift, bias).
-SCALE_INPUT = 2
+# The place of a norm's scale among its inputs; bundles of schema 1.0 have the second kind.
+SCALE_INPUTS = {"LayerNormalization": 1, "SkipLayerNormalization": 2}
 
 
 def find_bad_weights(bundle: Bundle) -> list[str]:
@@ -48,6 +48,7 @@ def _describe(array: NDArray[Any]) -> str:
 def _final_scale(bundle: Bundle) -> str:
     """The initializer that scales the norm behind hidden_states; "" where the graph has none."""
     for node in read_model(bundle.graph).nodes:
-        if "hidden_states" in node.outputs and len(node.inputs) > SCALE_INPUT:
-            return node.inputs[SCALE_INPUT]
+        place = SCALE_INPUTS.get(node.operator, 0)
+        if "hidden_states" in node.outputs and 0 < place < len(node.inputs):
+            return node.inputs[place]
     return ""

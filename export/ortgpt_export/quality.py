@@ -1,0 +1,110 @@
+"""How far a quantised bundle is from the fp32 one, over whole distributions.
+
+The texts are the fp32 model's own, drawn with fixed seeds: so the divergence is the mean that its
+readers meet. Like verify.py it runs bundles through the runtime's public names only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import ortgpt
+from ortgpt.errors import BundleError, OptionError
+from ortgpt.interfaces import Floats
+from ortgpt.manifest import Perplexity, Precision, Quality
+from ortgpt.numerics import log_softmax
+
+NUM_TEXTS, TEXT_TOKENS = 16, 256
+ROWS = 32  # distributions that are compared at a time
+# Far above what a healthy model loses: more means that the weights do not bear the format.
+KL_LIMITS: dict[Precision, float] = {"int8": 0.02, "int8-dynamic": 0.1, "int4": 0.5, "fp16": 0.01}
+
+OnText = Callable[[int, int], None]
+"""Is told (texts done, all of them)."""
+
+
+def sample_texts(
+    model: ortgpt.Model, *, num_texts: int = NUM_TEXTS, seed: int = 0, length: int = TEXT_TOKENS
+) -> list[tuple[int, ...]]:
+    """Token ids of texts that the model writes when nothing is cut from its distribution."""
+    # The last token is never fed back, so a text has one token more than the context.
+    count = min(length, model.manifest.architecture.context)
+    results = model.generate_batch(
+        [""] * num_texts, ortgpt.Sampling(), max_new_tokens=count - 1, stop_token_ids=[], seed=seed
+    )
+    return [result.prompt_token_ids + result.token_ids for result in results]
+
+
+def measure_quality(
+    model: ortgpt.Model,
+    reference: ortgpt.Model,
+    texts: Sequence[Sequence[int]],
+    on_text: OnText = lambda *_: None,
+) -> Quality:
+    """Compare the next-token distributions of both models at every place of the texts.
+
+    Raises BundleError when the mean divergence is beyond the precision's limit.
+    """
+    divergences, agreements = [], []
+    for number, text in enumerate(texts, start=1):
+        logits, expected = next_logits(model, text), next_logits(reference, text)
+        for begin in range(0, len(text), ROWS):
+            rows = slice(begin, begin + ROWS)
+            divergences.append(kl_divergence(expected[rows], logits[rows]))
+            agreements.append(logits[rows].argmax(-1) == expected[rows].argmax(-1))
+        on_text(number, len(texts))
+    quality = Quality(
+        texts=len(texts),
+        tokens=sum(map(len, texts)),
+        kl_divergence=float(np.concatenate(divergences).mean()),
+        top1_agreement=float(np.concatenate(agreements).mean()),
+    )
+    _check(quality, model.manifest.precision)
+    return quality
+
+
+def next_logits(model: ortgpt.Model, token_ids: Sequence[int]) -> Floats:
+    """(tokens, vocab): what the model expects behind each token of one text."""
+    decoder = model.decoder()
+    logits: Floats = decoder.extend([list(token_ids)], outputs="all").logits[0]
+    decoder.release()
+    return logits
+
+
+def kl_divergence(expected: Floats, logits: Floats) -> Floats:
+    """KL(expected || logits) in nats, of each row; both (rows, vocab) of logits."""
+    p, q = log_softmax(expected), log_softmax(logits)
+    result: Floats = (np.exp(p) * (p - q)).sum(axis=-1)
+    return result
+
+
+def measure_perplexity(model: ortgpt.Model, reference: ortgpt.Model, text_file: Path) -> Perplexity:
+    """Of a text file under both models, in windows that move by half a context."""
+    try:
+        text = text_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError("perplexity_text", f"{text_file} can't be read as UTF-8 text: {error}") from None
+    score, expected = model.score(text), reference.score(text)
+    if math.isnan(score.perplexity):
+        raise OptionError("perplexity_text", f"{text_file} has fewer than two tokens")
+    return Perplexity(
+        text=text_file.name,
+        tokens=len(score.token_ids),
+        stride=max(1, model.manifest.architecture.context // 2),
+        value=score.perplexity,
+        fp32=expected.perplexity,
+    )
+
+
+def _check(quality: Quality, precision: Precision) -> None:
+    limit = KL_LIMITS[precision]
+    if not quality.kl_divergence <= limit:  # also NaN
+        raise BundleError(
+            f"the bundle's distributions are {quality.kl_divergence:.3f} nats from the fp32 model's, more "
+            f"than the {limit} that {precision} may lose; nothing was written",
+            hint="take a wider precision; --verify none writes the bundle, and its manifest says so",
+        )
