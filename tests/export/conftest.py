@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
-from ortgpt_export.job import describe
 from ortgpt_export.graph import write_graph
+from ortgpt_export.job import describe
 
 Weights = dict[str, np.ndarray]
 
