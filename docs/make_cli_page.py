@@ -118,7 +118,7 @@ def _json() -> Iterator[str]:
     yield f'`score --json`:\n\n```text\n{{"model", {_keys(Score, ", ")}}}\n```\n'
     yield f"`bench --json`:\n\n```text\n{_bench_document()}\n```\n"
     figure, resident = _keys(bench.Figure, ", "), _keys(bench.Resident, ", ")
-    yield f"A *figure* is {{{figure}}}, a *memory* {{{resident}}} with null for what the system does not tell.\n"
+    yield f"A *figure* is {{{figure}}}, a *memory* {{{resident}}}; null is not known.\n"
     yield "`inspect --json` has the bundle's path, whether it was verified, and its manifest;"
     yield "`doctor --json` the facts that it prints otherwise, and a list of problems.\n"
 

@@ -17,7 +17,7 @@ class OtherProcesses:
         self._begin, self._busy = time.perf_counter(), _busy_seconds()
 
     def share(self, own_cpu_s: float) -> float | None:
-        """None where the system does not tell. own_cpu_s: processor time of the measured process in between."""
+        """None: not known. own_cpu_s: processor time of the measured process in between."""
         busy = _busy_seconds()
         if busy is None or self._busy is None:
             return None

@@ -83,7 +83,7 @@ class Memory:
     loaded          once the model was loaded
     running         at the end of one row of running_tokens tokens, with its cache
     peak            the most until then
-    measuring_peak  the most until each measurement had been taken once, with the most rows and the long prompt
+    measuring_peak  the most until each measurement had been taken once, the most rows included
     """
 
     bundle_bytes: int

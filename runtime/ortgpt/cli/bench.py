@@ -83,7 +83,7 @@ def bench(
 
 
 def _measure(bundle: Path, provider: ProviderName, threads: int | None, plan: Plan, quiet: bool) -> Report:
-    from ortgpt.benchmark.benchmark import measure_model  # here: numpy, which --help need not load
+    from ortgpt.benchmark.conduct import measure_model  # here: numpy, which --help need not load
     from ortgpt.benchmark.measuring import GraphTime
 
     def say(line: str) -> None:

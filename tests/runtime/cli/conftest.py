@@ -164,7 +164,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Paced]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(PACE=pace, PYTHONPATH=str(folder)),
+            env=environment(
+                PACE=pace,
+                PYTHONPATH=os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))),
+            ),
         )
         started.append(process)
         return Paced(process)
