@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from timed_model import GRAPH_SHARE, PREFILL_S, STEP_S, TimedModel
+from timed_model import GRAPH_SHARE, PREFILL_S, STEP_S, TOKEN_S, TimedModel
 
 import ortgpt
 from ortgpt.benchmark import measuring
@@ -26,10 +26,11 @@ def measurer(timed: TimedModel, plan: Plan = PLAN) -> Measurer:
 @pytest.mark.parametrize("rows", [1, 3, 16])
 def test_decoding_is_timed_from_the_first_token_of_all_rows_to_the_last(timed, rows) -> None:
     found = measurer(timed).decode(5, 8, rows=rows)
-    assert found == Decoding(rows, PREFILL_S, 7, 7 * STEP_S, 7 * STEP_S * GRAPH_SHARE)
-    assert found.step_s == STEP_S
-    assert found.tokens_per_s == rows / STEP_S
-    assert found.host_share == pytest.approx(1 - GRAPH_SHARE)
+    step_s = STEP_S + rows * TOKEN_S
+    assert found == Decoding(rows, PREFILL_S + rows * TOKEN_S, 7, 7 * step_s, 7 * STEP_S * GRAPH_SHARE)
+    assert found.step_s == step_s
+    assert found.tokens_per_s == rows / step_s
+    assert found.host_share == pytest.approx(1 - STEP_S * GRAPH_SHARE / step_s)
     # The prompt once, then a step with all rows for every token but the first.
     assert timed.calls == [(1, 5, 5)] + [(rows, 1, 5 + step) for step in range(1, 8)]
 
@@ -52,12 +53,12 @@ def test_sampling_is_decoded_with_filters_and_a_penalty(timed, monkeypatch) -> N
 def test_at_a_context_the_last_steps_up_to_it_are_timed(timed, context) -> None:
     found = measurer(timed).decode_up_to(context)
     steps = min(CONTEXT_STEPS, context - 1)
-    assert (found.steps, found.decode_s) == (steps, steps * STEP_S)
+    assert (found.steps, found.decode_s) == (steps, steps * (STEP_S + TOKEN_S))
     assert timed.calls[-1] == (1, 1, context)
 
 
 def test_the_first_token_is_timed_from_the_call(timed) -> None:
-    assert measurer(timed).first_token(30) == PREFILL_S
+    assert measurer(timed).first_token(30) == PREFILL_S + TOKEN_S
     assert timed.calls == [(1, 30, 30)]
 
 
@@ -68,9 +69,11 @@ def test_prefill_is_the_call_that_runs_the_long_prompt(timed) -> None:
 
 def test_memory_is_read_while_the_row_holds_the_context(timed, monkeypatch) -> None:
     lengths = []
-    monkeypatch.setattr(measuring, "resident_bytes", lambda: lengths.append(timed.calls[-1]) or 12345)
+    monkeypatch.setattr(
+        measuring, "resident_bytes", lambda: lengths.append(timed.decoders[-1].lengths.tolist()) or 12345
+    )
     assert measurer(timed).resident_while_running(64) == 12345
-    assert lengths == [(1, 1, 64)]
+    assert lengths == [[64]]  # not yet released
 
 
 def test_no_token_ends_a_text(timed, monkeypatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from timed_model import PREFILL_S, STEP_S, TimedModel
+from timed_model import PREFILL_S, STEP_S, TOKEN_S, TimedModel
 
 from ortgpt.benchmark import rounds
 from ortgpt.benchmark.measuring import Measurer
@@ -28,8 +28,9 @@ def test_a_round_of_the_models_cases_is_what_the_plan_says(tiny_model, monkeypat
     assert {rows: len(taken) for rows, taken in samples.decoding.items()} == {1: 2, 2: 2, 6: 2}
     assert {one.rows for one in samples.decoding[6]} == {6}
     assert {tokens: len(taken) for tokens, taken in samples.contexts.items()} == {10: 2, 30: 2}
-    assert [one.decode_s for one in samples.sampling] == [2 * STEP_S] * 2
-    assert samples.long_first_s == samples.prefill_s == [PREFILL_S] * 2
+    assert [one.decode_s for one in samples.sampling] == [2 * (STEP_S + TOKEN_S)] * 2
+    assert samples.long_first_s == [PREFILL_S + TOKEN_S] * 2
+    assert samples.prefill_s == [PREFILL_S] * 2
     assert timed.calls.count((1, 20, 20)) == 2 + 2
 
 
