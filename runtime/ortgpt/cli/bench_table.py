@@ -21,10 +21,9 @@ class Line(NamedTuple):
 
 def render(model: str, report: Report) -> str:
     """The table, without colours and at most 80 columns wide but for long paths."""
-    threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
     head = (
-        f"{model}\n{report.precision}, {report.provider}, {threads}; "
-        f"median [lowest .. highest] of {report.plan.rounds} rounds"
+        f"{model}\n{report.precision}, {report.provider}, {_count(report.threads, 'thread')}; "
+        f"median [lowest .. highest] of {_count(report.plan.rounds, 'round')}"
     )
     sections = [_latency(report), _decoding(report), _machine(report), _memory(report)]
     if report.contexts:
@@ -50,7 +49,7 @@ def _latency(report: Report) -> Iterator[Line]:
 
 def _decoding(report: Report) -> Iterator[Line]:
     for speed in report.decode:
-        line = _line(f"decode, {_rows(speed.rows)}", speed.tokens_per_s, 1, "tok/s")
+        line = _line(f"decode, {_count(speed.rows, 'row')}", speed.tokens_per_s, 1, "tok/s")
         yield line._replace(beside=f"{line.beside:<22}  {number(1000 * speed.step_s.median)} ms/step")
 
 
@@ -85,8 +84,8 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"other processes took {others.median:.0%} of the processors: measure again on a quiet machine"
 
 
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _milliseconds(name: str, figure: Figure) -> Line:

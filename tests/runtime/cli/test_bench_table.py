@@ -106,9 +106,11 @@ def test_a_busy_machine_is_remarked(others, remark) -> None:
 
 
 def test_what_was_cut_is_told() -> None:
-    shown = render("m", dataclasses.replace(REPORT, notes=("one thing", "another"), threads=1))
+    shown = render(
+        "m", dataclasses.replace(REPORT, notes=("one thing", "another"), threads=1, plan=Plan(rounds=1))
+    )
     assert shown.endswith("\n\none thing\nanother")
-    assert "cpu, 1 thread; " in shown
+    assert "cpu, 1 thread; median [lowest .. highest] of 1 round\n" in shown
 
 
 @pytest.mark.parametrize(
