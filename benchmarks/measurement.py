@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sys
 from collections import defaultdict
@@ -12,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bandwidth import ReadBandwidth
 from engines import ENGINES, Prompts
 from memory import MemoryProbe
-from processors import OtherProcesses
 from random_checkpoint import Shape
 from workers import Reply, Worker
+
+from ortgpt.benchmark.bandwidth import ReadBandwidth
+from ortgpt.benchmark.processors import OtherProcesses
 
 MEMORY_TOKENS = 128
 BANDWIDTH = "bandwidth"
@@ -75,10 +75,8 @@ def measure_loading(plan: Plan, directories: dict[str, Path], samples: Samples) 
 def measure_speed(plan: Plan, directories: dict[str, Path], samples: Samples) -> None:
     """Bandwidth and every system once per round, in turning order."""
     with contextlib.ExitStack() as stack:
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # inherited by this one worker: see ReadBandwidth
         make_reader = partial(ReadBandwidth, plan.shape.bytes_per_token, plan.threads)
         workers = {BANDWIDTH: stack.enter_context(Worker(make_reader))}
-        del os.environ["OPENBLAS_NUM_THREADS"]
         for system, directory in directories.items():
             workers[system] = stack.enter_context(Worker(partial(ENGINES[system], directory, plan.threads)))
         names = list(workers)

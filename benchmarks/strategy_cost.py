@@ -21,12 +21,12 @@ import numpy as np
 from decode_against_optimum import CACHE, keep
 from engines import export_with_ortgpt
 from measurement import QUIET, say
-from processors import OtherProcesses
 from random_checkpoint import BYTES, Shape, make_checkpoint
 from report import Spread, Target, describe_machine, json_line, table
 from workers import run_apart
 
 import ortgpt
+from ortgpt.benchmark.processors import OtherProcesses
 from ortgpt.interfaces import Floats, Ids
 
 STORYTELLER = Path(__file__).resolve().parents[1] / "models" / "storyteller"

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from typer.models import ArgumentInfo, OptionInfo
 
+from ortgpt.benchmark import results as bench
+from ortgpt.benchmark.plan import Plan
 from ortgpt.cli import main
 from ortgpt.cli.app import add_commands, app
 from ortgpt.results import Result, ResultChoice, Score, Timings, TokenLogprob
@@ -114,8 +116,36 @@ def _json() -> Iterator[str]:
     yield f'```text\n{{"model",\n {result}}}\n```\n'
     yield f"An entry of `logprobs` is {{{_keys(TokenLogprob, ', ')}}}; `top` lists the same.\n"
     yield f'`score --json`:\n\n```text\n{{"model", {_keys(Score, ", ")}}}\n```\n'
+    yield f"`bench --json`:\n\n```text\n{_bench_document()}\n```\n"
+    figure, resident = _keys(bench.Figure, ", "), _keys(bench.Resident, ", ")
+    yield f"A *figure* is {{{figure}}}, a *memory* {{{resident}}}; null is not known.\n"
     yield "`inspect --json` has the bundle's path, whether it was verified, and its manifest;"
     yield "`doctor --json` the facts that it prints otherwise, and a list of problems.\n"
+
+
+def _bench_document() -> str:
+    parts = {
+        Plan: "plan",
+        bench.HostShare: "host_share",
+        bench.Bandwidth: "bandwidth",
+        bench.Memory: "memory",
+    }
+    lists = {bench.RowsSpeed: "decode", bench.ContextSpeed: "contexts"}
+    separator = ",\n "
+    document = _keys(bench.Report, separator)
+    for owner, name in (*parts.items(), *lists.items()):
+        held = f"{{{_bench_keys(owner)}}}"
+        line = f'{separator}"{name}"'
+        document = document.replace(line, f"{line}: " + (f"[{held}]" if owner in lists else held))
+    for entry in dataclasses.fields(bench.Report):
+        if "Figure" in str(entry.type):
+            document = document.replace(f'"{entry.name}"', f'"{entry.name}": *figure*')
+    return f'{{"model",\n {document}}}'
+
+
+def _bench_keys(owner: type) -> str:
+    kinds = {"Figure": ": *figure*", "Resident": ": *memory*"}
+    return ", ".join(f'"{one.name}"{kinds.get(str(one.type), "")}' for one in dataclasses.fields(owner))
 
 
 def _keys(owner: type, separator: str) -> str:

@@ -17,7 +17,7 @@ from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
-from ortgpt.inference.session import Provider, Session
+from ortgpt.inference.session import OnRun, Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
 from ortgpt.options import OptionFields, Options, make_options
@@ -51,6 +51,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     prefill_chunk: int = DEFAULT_CHUNK,
+    on_run: OnRun | None = None,
 ) -> Model:
     """Load a bundle that `ortgpt export` wrote.
 
@@ -58,6 +59,8 @@ def load(
     threads        None: the processors this process may use
     verify         check the files' digests and the manifest's probe; False trusts the disk
     prefill_chunk  prompt tokens per run of the model: less memory when smaller, results are the same
+    on_run         is told the seconds of every run of the graph, in the thread that runs it: what a call
+                   takes beyond them is spent outside the graph
 
     Raises BundleError, BundleIntegrityError, ProviderError, OptionError, MissingExtraError.
     """
@@ -77,6 +80,7 @@ def load(
         initializers=map_initializers(bundle, external_only=True) if is_link else None,
         provider=provider,
         threads=threads,
+        on_run=on_run,
     )
     bundle.check_weights_unchanged()
     model = Model(bundle, tokenizer, session, prefill_chunk=prefill_chunk)
@@ -101,6 +105,11 @@ class Model:
     @property
     def provider(self) -> str:
         return self._session.provider
+
+    @property
+    def threads(self) -> int:
+        """Threads that one run of the model uses."""
+        return self._session.threads
 
     def generate(
         self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]

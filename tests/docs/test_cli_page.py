@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-COMMANDS = ("export", "generate", "score", "inspect", "doctor")
+COMMANDS = ("export", "generate", "score", "inspect", "bench", "doctor")
 
 
 def section(command: str) -> str:

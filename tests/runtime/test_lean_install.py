@@ -58,6 +58,8 @@ def test_the_command_line_works(storyteller_bundle: Path) -> None:
     assert run("-m", "ortgpt", "inspect", str(storyteller_bundle), "--verify").returncode == 0
     assert run("-m", "ortgpt", "doctor", "--json").returncode == 0
     assert run("-m", "ortgpt", "score", "The fox", "-m", str(storyteller_bundle)).returncode == 0
+    brief = ("--rounds", "1", "--rows", "2", "--new-tokens", "4", "--prefill-tokens", "16", "--threads", "1")
+    assert run("-m", "ortgpt", "bench", str(storyteller_bundle), *brief).returncode == 0
 
 
 def test_export_names_the_missing_extra(storyteller: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ortgpt import __version__
-from ortgpt.cli import doctor, generate, inspect, score
+from ortgpt.cli import bench, doctor, generate, inspect, score
 
 logger = logging.getLogger("ortgpt")
 
@@ -42,6 +42,7 @@ def _common(
 app.command()(generate.generate)
 app.command()(score.score)
 app.command()(inspect.inspect)
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 
 

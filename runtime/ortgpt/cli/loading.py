@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ortgpt.cli.arguments import ProviderName
+from ortgpt.cli.interruptible import call_interruptibly
 from ortgpt.errors import OrtgptError
 
 if TYPE_CHECKING:
     from ortgpt.generator import Model
+    from ortgpt.inference.session import OnRun
     from ortgpt.interfaces import Decoder
 
 
@@ -25,24 +26,22 @@ class UnloadedModel:
         raise OrtgptError(f"{self.path} has not been loaded")
 
 
-def load_model(path: Path, provider: ProviderName, threads: int | None, whose: str = "") -> Model:
-    """`ortgpt.load` in a thread: the main thread stays free to hear signals. whose: begins its errors."""
-    outcome: list[Model | BaseException] = []
+def load_model(
+    path: Path,
+    provider: ProviderName,
+    threads: int | None,
+    whose: str = "",
+    on_run: OnRun | None = None,
+) -> Model:
+    """`ortgpt.load`, interruptible. whose: begins its errors."""
 
-    def work() -> None:
-        try:
-            from ortgpt.generator import load
+    def work() -> Model:
+        from ortgpt.generator import load
 
-            outcome.append(load(path, provider=provider.value, threads=threads))
-        except BaseException as error:
-            outcome.append(error)
+        return load(path, provider=provider.value, threads=threads, on_run=on_run)
 
-    thread = threading.Thread(target=work, daemon=True, name="ortgpt-load")
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.05)
-    if isinstance(outcome[0], BaseException):
-        if isinstance(outcome[0], OrtgptError):
-            outcome[0].args = (f"{whose}{outcome[0]}",)
-        raise outcome[0]
-    return outcome[0]
+    try:
+        return call_interruptibly(work, "ortgpt-load")
+    except OrtgptError as error:
+        error.args = (f"{whose}{error}",)
+        raise

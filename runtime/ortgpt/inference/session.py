@@ -10,7 +10,8 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,9 @@ except ImportError as error:
 
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS = ("auto", "cpu", "cuda")
+OnRun = Callable[[float], None]
+"""Is told the seconds that a run of the graph took, in the thread that ran it."""
+
 OLDEST_ONNXRUNTIME = (1, 31)
 
 # onnxruntime does not promise that sessions can be built by several threads at once.
@@ -58,6 +62,7 @@ class Session:
 
     weights_folder  where onnxruntime finds the weights file
     initializers    the same weights as arrays, for a file that onnxruntime would not open itself
+    on_run          is called after every run, for measurements
     """
 
     def __init__(
@@ -69,10 +74,12 @@ class Session:
         initializers: Mapping[str, NDArray[Any]] | None = None,
         provider: Provider = "auto",
         threads: int | None = None,
+        on_run: OnRun | None = None,
     ) -> None:
         check_installed_version(max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor)))
         self.provider = choose_provider(provider, manifest)
         self.threads = threads or default_threads()
+        self._on_run = on_run
         weights = sum(entry.size for entry in manifest.files.values())
         check_memory(
             # Weights are packed for the matrix products one by one, the table stays beside its copy.
@@ -127,6 +134,7 @@ class Session:
 
     def run(self, binding: Any) -> None:
         """One forward pass over what is bound. Safe from several threads with bindings of their own."""
+        begin = time.perf_counter()
         try:
             self._open().run_with_iobinding(binding)
         except MemoryError as error:
@@ -135,6 +143,8 @@ class Session:
             raise
         except Exception as error:
             raise ProviderError(f"onnxruntime failed: {_first_line(error)}") from error
+        if self._on_run is not None:
+            self._on_run(time.perf_counter() - begin)
 
     def close(self) -> None:
         """Free the weights. A run in another thread still ends in peace."""

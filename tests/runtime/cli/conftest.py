@@ -96,7 +96,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 def command(arguments: tuple[str | Path, ...]) -> list[str]:
     """The command; those that load a model get one thread."""
-    loads = arguments[:1] in (("generate",), ("score",)) and "--threads" not in arguments
+    loads = arguments[:1] in (("generate",), ("score",), ("bench",)) and "--threads" not in arguments
     threads = ["--threads", "1"] if loads else []
     return [sys.executable, "-m", "ortgpt", *map(str, arguments), *threads]
 
@@ -164,7 +164,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Paced]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(PACE=pace, PYTHONPATH=str(folder)),
+            env=environment(
+                PACE=pace,
+                PYTHONPATH=os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))),
+            ),
         )
         started.append(process)
         return Paced(process)

@@ -291,3 +291,25 @@ def test_settings_from_the_model_file_are_refused_by_name(
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
     with pytest.raises(ortgpt.ProviderError, match="ORT_LOAD_CONFIG_FROM_MODEL"):
         ortgpt.load(storyteller_bundle, threads=1)
+
+
+def test_the_observer_is_told_the_seconds_of_every_run_of_its_own_session(bundle) -> None:
+    seconds: list[float] = []
+    begin = time.perf_counter()
+    decoder = FusedDecoder(build(bundle, on_run=seconds.append), bundle.manifest, chunk=4)
+    decoder.extend([[1, 2, 3, 4, 5, 6]])
+    decoder.extend([[7]])
+    elapsed = time.perf_counter() - begin
+    assert len(seconds) == 3  # two chunks of the prompt, one step
+    assert min(seconds) > 0
+    assert sum(seconds) < elapsed
+    last_logits(build(bundle), bundle.manifest)
+    assert len(seconds) == 3
+
+
+def test_a_run_that_fails_is_not_told(bundle) -> None:
+    seconds: list[float] = []
+    loaded = build(bundle, on_run=seconds.append)
+    with pytest.raises(ProviderError):
+        loaded.run(loaded.binding())  # nothing is bound
+    assert seconds == []

@@ -1,0 +1,21 @@
+"""How many bytes of weights a decode step has to read."""
+
+from __future__ import annotations
+
+from ortgpt.bundle.graph_check import tensor_bytes
+from ortgpt.bundle.wire import Model
+
+LOOKUPS = ("Gather", "GatherBlockQuantized")
+
+
+def count_step_bytes(graph: Model) -> int:
+    """Of one row: every weight whole, but of a table that is only looked up in, one row.
+
+    GPT-2's position table is such a one, and its embedding where the head has weights of its own.
+    """
+    whole = {name for node in graph.nodes if node.operator not in LOOKUPS for name in node.inputs}
+    total = 0
+    for tensor in graph.initializers:
+        rows = 1 if tensor.name in whole or not tensor.dims else max(1, tensor.dims[0])
+        total += (tensor_bytes(tensor) or 0) // rows
+    return total
