@@ -43,6 +43,16 @@ class ExternalData:
         self.initializers.append(self._reference(name, data, begin))
         return name
 
+    def view(self, name: str, of: str, dims: tuple[int, ...]) -> str:
+        """Another initializer over a written tensor's bytes, with other dims; returns its name."""
+        twin = TensorProto()
+        twin.CopyFrom(next(tensor for tensor in self.initializers if tensor.name == of))
+        twin.name = name
+        twin.ClearField("dims")
+        twin.dims.extend(dims)
+        self.initializers.append(twin)
+        return name
+
     def _reference(self, name: str, data: NDArray[Any], offset: int) -> TensorProto:
         tensor = TensorProto(
             name=name,

@@ -40,6 +40,10 @@ class GraphWriter:
         """Store an array as it is; returns its name."""
         return self._data.add(name, values)
 
+    def view(self, name: str, of: str, dims: tuple[int, ...]) -> str:
+        """The bytes of a stored array once more, with other dims; returns the view's name."""
+        return self._data.view(name, of, dims)
+
     def written(self, values: NDArray[Any]) -> None:
         """Report a weight of the checkpoint, in whatever form it has been stored."""
         self._on_bytes(values.nbytes)

@@ -88,7 +88,7 @@ class BlockMatrices(Matrices, Tables):
 
     def store(self, graph: GraphWriter, name: str, table: Floats) -> None:
         blocks = self._quantise(table)
-        # Two-dimensional, as the lookup wants it; the product gets another view of the same bytes.
+        # Two-dimensional, as the lookup wants it.
         graph.weight(name, blocks.packed.reshape(len(table), -1))
         self._scales(graph, name, blocks)
 
@@ -115,9 +115,9 @@ class BlockMatrices(Matrices, Tables):
     def project(self, graph: GraphWriter, x: str, name: str, table: Floats, output: str) -> str:
         count, width = table.shape
         blocks = -(-width // self.block_size)
-        shape = graph.integers(name + ".shape", [count, blocks, self.block_size * self.bits // 8])
-        graph.node("Reshape", [name, shape], [name + ".blocks"])
-        return self._product(graph, x, [name + ".blocks", *self._scale_names(name)], (count, width), output)
+        # A view and no Reshape, from whose result onnxruntime would make a second table.
+        view = graph.view(name + ".blocks", name, (count, blocks, self.block_size * self.bits // 8))
+        return self._product(graph, x, [view, *self._scale_names(name)], (count, width), output)
 
     def _quantise(self, matrix: Floats) -> Blocks:
         return quantise_blocks(matrix, bits=self.bits, block_size=self.block_size, method=self.method)

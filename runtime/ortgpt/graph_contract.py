@@ -22,7 +22,6 @@ FUSED_OPERATORS: dict[str, frozenset[str]] = {
             "LayerNormalization",
             "MatMul",
             "Relu",
-            "Reshape",
             "Sigmoid",
             "Slice",
             "Tanh",

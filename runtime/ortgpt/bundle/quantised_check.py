@@ -20,11 +20,10 @@ _UINT8, _INT8, _FLOAT = 2, 3, 1  # ONNX's TensorProto.DataType
 def quantised_problems(model: Model) -> Iterator[str]:
     """What is wrong with the weights of MatMulNBits, GatherBlockQuantized and DynamicQuantizeMatMul."""
     tensors = {tensor.name: tensor for tensor in model.initializers}
-    made_by = {output: node for node in model.nodes for output in node.outputs if output}
     for node in model.nodes:
         match node.operator:
             case "MatMulNBits":
-                problem = _product_problem(node, tensors, made_by)
+                problem = _product_problem(node, tensors)
             case "GatherBlockQuantized":
                 problem = _lookup_problem(node, tensors)
             case "DynamicQuantizeMatMul":
@@ -41,8 +40,8 @@ def table_shape(node: Node, dims: tuple[int, ...]) -> tuple[int, ...]:
     return (dims[0], dims[1] * 8 // bits) if len(dims) == 2 and bits in BITS else dims
 
 
-def _product_problem(node: Node, tensors: Mapping[str, Tensor], made_by: Mapping[str, Node]) -> str | None:
-    """(N, K) weights in blocks along K; they may be another view (Reshape) of a table."""
+def _product_problem(node: Node, tensors: Mapping[str, Tensor]) -> str | None:
+    """(N, K) weights in blocks along K."""
     bits, size = node.integers.get("bits", 4), node.integers.get("block_size", 0)
     rows, columns = node.integers.get("N", 0), node.integers.get("K", 0)
     if bits not in BITS or size not in BLOCK_SIZES:
@@ -55,9 +54,6 @@ def _product_problem(node: Node, tensors: Mapping[str, Tensor], made_by: Mapping
         name = _input(node, place)
         if place == 3 and not name:
             continue
-        source = made_by.get(name)
-        if place == 1 and source is not None and source.operator == "Reshape":
-            name = _input(source, 0)
         tensor = tensors.get(name)
         if tensor is None:
             return f"must take its weights from initializers, input {place} is {shown(name)}"

@@ -99,9 +99,8 @@ class Session:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # The graph is written as it is to be run: onnxruntime would fuse sums into slower norms, and
-        # fold the second view of a quantised table into a second copy of it.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        # The graph is written as it is to be run: onnxruntime would fuse sums and norms into slower ones.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )

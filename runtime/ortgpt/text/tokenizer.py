@@ -11,6 +11,7 @@ from ortgpt.checks import check_text
 from ortgpt.errors import BundleError
 from ortgpt.text.tokenizer_file import TokenizerFile, byte_alphabet, read_tokenizer_file
 
+OUTSIDE_LATIN_1 = 0x100
 PROBE = "Once upon a time, naïve 1,234 \t\n  日本語 🙂\x00'll"
 
 
@@ -74,16 +75,20 @@ class TextTokenizer:
 
 
 def _byte_table(file: TokenizerFile) -> tuple[bytes, ...]:
-    alphabet = byte_alphabet()
+    # Latin-1 writes U+0000 to U+00FF as the bytes 0 to 255. All else is moved out of its reach, so that a
+    # token with a character that stands for no byte fails.
+    stand_ins = {ord(char): byte for char, byte in byte_alphabet().items()}
+    stand_ins |= {code: OUTSIDE_LATIN_1 for code in range(0x100) if code not in stand_ins}
     table = []
     for token_id, token in enumerate(file.tokens):
         added = file.added.get(token_id)
-        if added is not None and added.is_special:
-            table.append(b"")
-        elif added is not None or not all(char in alphabet for char in token):
+        if added is not None:
+            table.append(b"" if added.is_special else token.encode())
+            continue
+        try:
+            table.append(token.translate(stand_ins).encode("latin-1"))
+        except UnicodeEncodeError:
             table.append(token.encode())
-        else:
-            table.append(bytes(alphabet[char] for char in token))
     return tuple(table)
 
 

@@ -159,9 +159,13 @@ def _id_problems(vocab: dict[str, int], added: tuple[AddedToken, ...]) -> Iterat
 def _merge_problems(model: dict[str, Any], vocab: dict[str, int]) -> Iterator[str]:
     for index, merge in enumerate(model["merges"]):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        if type(parts) is not list or len(parts) != 2:
             yield f"merge {index} is {shown(merge)}, not a pair of tokens"
-        elif parts[0] not in vocab or parts[1] not in vocab or parts[0] + parts[1] not in vocab:
+            continue
+        left, right = parts
+        if type(left) is not str or type(right) is not str:
+            yield f"merge {index} is {shown(merge)}, not a pair of tokens"
+        elif left not in vocab or right not in vocab or left + right not in vocab:
             yield f"merge {index}, {shown(merge)}, needs a token that the vocabulary does not have"
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
