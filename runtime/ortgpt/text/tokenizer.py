@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
+from tokenizers import AddedToken, models  # type: ignore[import-untyped]
+from tokenizers import Tokenizer as Backend
 
 from ortgpt.checks import check_text
 from ortgpt.errors import BundleError
@@ -23,7 +24,7 @@ def load_tokenizer(data: bytes) -> TextTokenizer:
     """
     file = read_tokenizer_file(data)
     with library_errors_reported("tokenizer.json can't be loaded"):
-        backend = Backend.from_str(file.json)
+        backend = _make_backend(file)
         known = backend.get_vocab(with_added_tokens=True)
     if known != {token: token_id for token_id, token in enumerate(file.tokens)}:
         raise BundleError("tokenizer.json gives ids to its added tokens that the library does not keep")
@@ -72,6 +73,16 @@ class TextTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens; invalid bytes become U+FFFD."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
+
+
+def _make_backend(file: TokenizerFile) -> Backend:
+    backend = Backend.from_str(file.json)
+    backend.model = models.BPE(**file.model)
+    for entry in file.added_entries:
+        switches = {name: value for name, value in entry.items() if name not in ("id", "special")}
+        token = AddedToken(**switches, special=entry["special"])
+        (backend.add_special_tokens if entry["special"] else backend.add_tokens)([token])
+    return backend
 
 
 def _byte_table(file: TokenizerFile) -> tuple[bytes, ...]:

@@ -19,6 +19,7 @@ logger = logging.getLogger("ortgpt")
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PROBLEMS_SHOWN = 5
+BPE_SWITCHES = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
 
 # What can panic on some text is left out on purpose: Precompiled, Prepend, Replace, Strip, FixedLength.
 NORMALIZERS = frozenset(("ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"))
@@ -50,12 +51,20 @@ class AddedToken:
 class TokenizerFile:
     """A checked tokenizer.json.
 
-    json    what the tokenizers library gets: without truncation, padding, dropout and post-processor
-    tokens  every token by id, gapless
-    added   the added tokens by id
+    The tokenizers library gets it in parts, because it takes three times the memory to read it whole:
+
+    json           its components, without vocabulary and added tokens; truncation, padding and
+                   post-processor are not used
+    model          arguments of the library's BPE: vocabulary, merges, switches; dropout is not used
+    added_entries  the added tokens in the file's order, with all their switches
+
+    tokens         every token by id, gapless
+    added          the added tokens by id
     """
 
     json: str
+    model: dict[str, Any]
+    added_entries: tuple[dict[str, Any], ...]
     tokens: tuple[str, ...]
     added: dict[int, AddedToken]
 
@@ -74,7 +83,9 @@ def read_tokenizer_file(data: bytes) -> TokenizerFile:
     _warn_of_what_is_dropped(root, vocab)
     ids = vocab | {token.content: token.token_id for token in added}
     return TokenizerFile(
-        json=_handed_over(root),
+        json=_components(root),
+        model=_bpe_arguments(root["model"]),
+        added_entries=tuple(root.get("added_tokens") or ()),
         tokens=tuple(sorted(ids, key=ids.__getitem__)),
         added={token.token_id: token for token in added},
     )
@@ -228,10 +239,16 @@ def _warn_of_what_is_dropped(root: dict[str, Any], vocab: dict[str, int]) -> Non
         )
 
 
-def _handed_over(root: dict[str, Any]) -> str:
+def _components(root: dict[str, Any]) -> str:
     unused = dict.fromkeys(("truncation", "padding", "post_processor"))
-    checked = root | unused | {"model": {"type": "BPE"} | root["model"] | {"dropout": None}}
+    model = {"type": "BPE", "vocab": {}, "merges": []}
     try:
-        return json.dumps(checked)
+        return json.dumps(root | unused | {"model": model, "added_tokens": []})
     except RecursionError:
         raise BundleError("tokenizer.json is not valid JSON: it is nested too deeply") from None
+
+
+def _bpe_arguments(model: dict[str, Any]) -> dict[str, Any]:
+    switches = {name: model[name] for name in BPE_SWITCHES if model.get(name) is not None}
+    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+    return {"vocab": model["vocab"], "merges": merges, **switches}
