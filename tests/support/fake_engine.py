@@ -54,7 +54,7 @@ def run_fake(
         time.perf_counter(),
     )
     decoder = decoder or FakeDecoder(VOCAB, CONTEXT, rows=len(prompts))
-    generation = Generation(request, decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
+    generation = Generation(request, lambda rows: decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
     events = list(generation.events())
     for error in generation.errors.values():
         raise error

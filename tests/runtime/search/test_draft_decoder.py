@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ortgpt.errors import ConstraintError, OrtgptError
-from ortgpt.interfaces import Capabilities, Floats, Ids, Processor
+from ortgpt.interfaces import Capabilities, Floats, Going, Ids, Processor
 from ortgpt.row_run import make_pick
 from ortgpt.search.draft_budget import DraftBudget
 from ortgpt.search.draft_decoder import DraftDecoder
@@ -90,7 +90,7 @@ def drive(steps, rows: Sequence[SampledRow], ends: Sequence[int]) -> list[list[i
         going = [place for place, row in enumerate(running) if rows[row].history.num_new < ends[row]]
         running = [running[place] for place in going]
         try:
-            step = steps.send(np.asarray(going, np.int64))
+            step = steps.send(Going(np.asarray(going, np.int64)))
         except StopIteration:
             return [row.history.ids[len(row.history.prompt) :].tolist() for row in rows]
 

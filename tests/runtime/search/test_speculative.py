@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs, Processor
+from ortgpt.interfaces import Capabilities, Floats, Going, Ids, Outputs, Processor
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.numerics import log_softmax, softmax
 from ortgpt.options import Options
@@ -119,7 +119,7 @@ class Driven:
             ]
             running = [running[place] for place in going]
             try:
-                step = steps.send(np.asarray(going, np.int64))
+                step = steps.send(Going(np.asarray(going, np.int64)))
             except StopIteration:
                 return
 
@@ -446,10 +446,10 @@ def test_the_drafter_is_released_however_it_ends(way: str) -> None:
     next(steps)
     if way == "fail":
         with pytest.raises(OrtgptError, match="out of guesses"):
-            steps.send(np.array([0]))
+            steps.send(Going(np.array([0])))
     elif way == "end":
         with pytest.raises(StopIteration):
-            steps.send(np.array([], np.int64))
+            steps.send(Going(np.array([], np.int64)))
     steps.close()
     assert drafter.num_releases == 1
 
