@@ -174,8 +174,9 @@ class Run(ABC, Generic[T]):
             negatives = [self._negative_ids(prompt) for prompt in prompts]
             decoder = GuidedDecoder(decoder, options.guidance_scale, negatives)
         outputs = decoder.extend(rest, hidden=hidden)
+        seconds = time.perf_counter() - before
         for index in part:
-            self.clocks[index].prefill = time.perf_counter() - before
+            self.clocks[index].prefill = seconds
         return decoder, outputs
 
     def count(self, seconds: float, running: Collection[int]) -> None:

@@ -53,8 +53,11 @@ def run_fake(
         Options(**options),
         time.perf_counter(),
     )
-    decoder = decoder or FakeDecoder(VOCAB, CONTEXT, rows=len(prompts))
-    generation = Generation(request, lambda rows: decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
+
+    def make_decoder(rows: int) -> FakeDecoder:
+        return decoder or FakeDecoder(VOCAB, CONTEXT, rows)
+
+    generation = Generation(request, make_decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
     events = list(generation.events())
     for error in generation.errors.values():
         raise error
