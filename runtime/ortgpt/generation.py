@@ -12,9 +12,10 @@ from ortgpt.errors import OrtgptError
 from ortgpt.interfaces import Tokenizer
 from ortgpt.manifest import Architecture
 from ortgpt.prompts import Prompt
+from ortgpt.request import Request
 from ortgpt.results import Event, Result, Timings
 from ortgpt.row_run import RowRun
-from ortgpt.run import MakeDecoder, Request, Run
+from ortgpt.run import MakeDecoder, Run
 from ortgpt.strategies import BeamSearch
 
 

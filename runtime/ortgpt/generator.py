@@ -21,8 +21,10 @@ from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
+from ortgpt.option_checks import BATCH_ROWS, check_max_rows
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_token_ids
+from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
     check_streamable,
@@ -30,14 +32,12 @@ from ortgpt.request_checks import (
     choose_strategy,
 )
 from ortgpt.results import Result, Score
-from ortgpt.run import MAX_BATCH_ROWS, Request
 from ortgpt.scoring import ScoredText, Scoring
 from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 from ortgpt.transcript import Transcript
 
-MAX_ROWS = 1024  # that a batch may ask for
 # The probe's argmax may lose to a near tie on another processor; to more than this it may not.
 PROBE_TOLERANCE = 1e-2
 
@@ -136,7 +136,7 @@ class Model:
         prompts: Sequence[PromptLike],
         strategy: Strategy | None = None,
         *,
-        max_rows: int = MAX_BATCH_ROWS,
+        max_rows: int = BATCH_ROWS,
         progress: bool | Tell = False,
         **options: Unpack[OptionFields],
     ) -> list[Result]:
@@ -159,7 +159,7 @@ class Model:
         prompts: Sequence[PromptLike],
         strategy: Strategy | None = None,
         *,
-        max_rows: int = MAX_BATCH_ROWS,
+        max_rows: int = BATCH_ROWS,
         **options: Unpack[OptionFields],
     ) -> Outcomes:
         """As generate_batch, but gives (prompt index, its result or error), each as soon as it is there.
@@ -169,7 +169,6 @@ class Model:
         started = time.perf_counter()
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
             raise OptionError("prompts", f"must be a list of prompts, got {shown(prompts)}")
-        check_int("max_rows", max_rows, 1, MAX_ROWS)
         checked = self._options(options)
         request = Request(
             prompts=[self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)],
@@ -178,7 +177,7 @@ class Model:
             options=checked,
             started=started,
             draft_cost=self._draft_cost(checked),
-            max_rows=max_rows,
+            max_rows=check_max_rows(max_rows),
         )
         return self._generation(request).outcomes()
 

@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -23,48 +22,15 @@ from ortgpt.interfaces import Decoder, Ids, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
-from ortgpt.options import Options
 from ortgpt.prompts import Prompt, read_prompt
+from ortgpt.request import Clock, Request
 from ortgpt.request_checks import rows_per_prompt
 from ortgpt.results import Event, ResultChoice
 from ortgpt.schedule import Schedule
-from ortgpt.strategies import ContrastiveSearch, Strategy
+from ortgpt.strategies import ContrastiveSearch
 from ortgpt.token_healing import find_extensions, heal
 
-MAX_BATCH_ROWS = 32
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the caller asked for.
-
-    seeds       one per prompt
-    draft_cost  of a pass of options.draft, in passes of the model
-    max_rows    of the decoder, that run at once; the prompts that find no room wait for it
-    """
-
-    prompts: Sequence[Prompt]
-    seeds: Sequence[int]
-    strategy: Strategy
-    options: Options
-    started: float  # time.perf_counter() when the call came in
-    draft_cost: float = 0.0
-    max_rows: int = MAX_BATCH_ROWS
-
-
-@dataclass
-class Clock:
-    """Seconds of one prompt; the caller's own time between events is not ours.
-
-    first_token  from the call to its first token, the time that it waited for its turn included
-    prefill      of reading it, and those that were read with it
-    decode       of the steps that it took part in
-    """
-
-    first_token: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
 
 
 MakeDecoder = Callable[[int], Decoder]

@@ -11,8 +11,8 @@ from ortgpt.interfaces import Tokenizer
 from ortgpt.manifest import Architecture
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt
+from ortgpt.request import Request
 from ortgpt.results import Event, Result
-from ortgpt.run import Request
 from ortgpt.strategies import Strategy
 from ortgpt.testing import ByteTokenizer, FakeDecoder
 

@@ -141,6 +141,18 @@ Draft = Annotated[
     Path | None,
     flag(Options, "draft", "Guess tokens with this smaller bundle: the same text, sooner.", "DIR"),
 ]
+MaxRows = Annotated[
+    int | None,
+    typer.Option("--max-rows", metavar="N", help="Of a prompt file, run so many at once.", show_default="32"),
+]
+ShowProgress = Annotated[
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress",
+        help="A bar for a prompt file; by default where a person looks on.",
+        show_default=False,
+    ),
+]
 NumDraftTokens = Annotated[
     int | None, flag(Options, "num_draft_tokens", "At most N guesses at a time; 8.", "N")
 ]
