@@ -143,13 +143,15 @@ Draft = Annotated[
 ]
 MaxRows = Annotated[
     int | None,
-    typer.Option("--max-rows", metavar="N", help="Of a prompt file, run so many at once.", show_default="32"),
+    typer.Option(
+        "--max-rows", metavar="N", help="Rows that run at once for a prompt file.", show_default="32"
+    ),
 ]
 ShowProgress = Annotated[
     bool | None,
     typer.Option(
         "--progress/--no-progress",
-        help="A bar for a prompt file; by default where a person looks on.",
+        help="A bar for a prompt file; by default on a terminal without --json.",
         show_default=False,
     ),
 ]
