@@ -83,7 +83,7 @@ def _name(name: str, kind: Any, info: ArgumentInfo | OptionInfo) -> str:
     # Inside Annotated, typer.Option takes its first flag for a default, and so does its record.
     declared = [item for item in (info.default, *(info.param_decls or ())) if isinstance(item, str)]
     flags = ", ".join(declared or ("--" + name.replace("_", "-"),))
-    if kind is bool:
+    if kind in (bool, bool | None):
         return f"`{flags}`"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"`{flags} {'|'.join(member.value for member in kind)}`"

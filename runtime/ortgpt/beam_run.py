@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from ortgpt.choices import ChoiceState
 from ortgpt.errors import OrtgptError
+from ortgpt.interfaces import Arrivals
 from ortgpt.logits.pipeline import Pipeline, make_warpers
+from ortgpt.request_checks import rows_per_prompt
 from ortgpt.results import Event, FinishReason, ResultChoice
 from ortgpt.run import Run, make_rng
 from ortgpt.search.beam import Beam, Beams, Search, beam_steps
@@ -16,37 +21,65 @@ from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
 
-class BeamRun(Run):
+@dataclass
+class Searched:
+    """The search of a prompt, and how many characters and tokens of its best text have been shown."""
+
+    search: Search[ChoiceState]
+    num_characters: int = 0
+    num_tokens: int = 0
+
+
+class BeamRun(Run[Searched]):
     """One search per prompt; its choices are the best hypotheses."""
 
-    def _prepare(self) -> None:
+    @property
+    def _strategy(self) -> BeamSearch:
         assert isinstance(self.request.strategy, BeamSearch)
-        self._strategy = self.request.strategy
-        self._searches = [self._make_search(index) for index in range(len(self.prompts))]
-        self._shown = [(0, 0) for _ in self.prompts]  # characters and tokens
+        return self.request.strategy
+
+    def make_task(self, index: int) -> Searched:
+        return Searched(self._make_search(index))
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        outputs = self.prefill()
-        steps = beam_steps(self.decoder, outputs, self._searches)
+        schedule = self.schedule(range(len(self.prompts)))
+        rows_each = rows_per_prompt(self._strategy, self.request.options)
+        steps: Generator[None, Arrivals[Search[ChoiceState]] | None, None] | None = None
+        running: list[tuple[int, Search[ChoiceState]]] = []  # the prompts whose searches are not done
         try:
-            next(steps)
-            open_searches = set(range(len(self._searches)))
-            while open_searches:
+            while True:
+                part = schedule.admit(rows_each * len(running))
+                arrivals = self._arrivals(part) if part else None
+                running += [(index, self.task(index).search) for index in part]
+                if not running:
+                    return
                 before = time.perf_counter()
-                steps.send(self.is_late)
-                now = time.perf_counter()
-                self.clock.decode += now - before
-                self.clock.first_token = self.clock.first_token or now - self.request.started
-                for index in sorted(open_searches):
-                    yield from ((index, event) for event in self._show(index))
-                    if self._searches[index].is_done:
-                        open_searches.discard(index)
+                if steps is None:
+                    assert arrivals is not None
+                    begun = (arrivals.decoder, arrivals.outputs, arrivals.rows)
+                    steps = beam_steps(*begun, lambda: self.is_late)
+                    next(steps)
+                else:
+                    steps.send(arrivals)
+                self.count(time.perf_counter() - before, [index for index, _ in running])
+                for index, search in running:
+                    events = self._show(index)
+                    if search.is_done:
+                        self.ended.append(index)
+                    yield from ((index, event) for event in events)
+                running = [(index, search) for index, search in running if not search.is_done]
         finally:
-            steps.close()
+            if steps is not None:
+                steps.close()
+
+    def _arrivals(self, part: Sequence[int]) -> Arrivals[Search[ChoiceState]]:
+        decoder, outputs = self.prefill(part)
+        first = outputs.at(np.arange(len(part)))
+        return Arrivals(decoder, first, [self.task(index).search for index in part])
 
     def choices(self, index: int) -> list[ResultChoice]:
         """The best hypotheses; the best running beams of a search that was cancelled."""
-        search = self._searches[index]
+        search = self.task(index).search
         found = [(one.text, one.score) for one in search.finished]
         if not search.is_done:
             found = [(beam.text, search.penalised(beam.score)) for beam in search.running] + found
@@ -54,7 +87,7 @@ class BeamRun(Run):
         return [text.choice(index=rank, score=score) for rank, (text, score) in enumerate(best)]
 
     def error(self, index: int) -> OrtgptError | None:
-        search = self._searches[index]
+        search = self.task(index).search
         if search.error is not None or not (search.is_done and search.finished):
             return search.error
         return search.finished[0].text.error
@@ -91,34 +124,37 @@ class BeamRun(Run):
             banks=constraint if uses_banks and constraint is not None and constraint.has_banks else None,
         )
 
-    def _show(self, index: int) -> Iterator[Event]:
+    def _show(self, index: int) -> list[Event]:
         """Events of what has become certain; with several choices to return nothing is, until the end."""
-        search = self._searches[index]
+        search = self.task(index).search
         if search.error is not None:
-            return
+            return []
         if search.is_done:
-            yield from self._show_end(index)
-        elif self._strategy.num_return_sequences == 1:
+            return [
+                self._beyond_shown(index, one.index, one.text, one.token_ids, one.finish_reason)
+                for one in self.choices(index)
+            ]
+        if self._strategy.num_return_sequences == 1:
             # A finished hypothesis behind the best one can't be returned any more.
             alive = [beam.text for beam in search.running] + [one.text for one in search.finished[:1]]
             text = alive[0].text[: _common_length([state.text for state in alive])]
             token_ids = tuple(alive[0].token_ids[: _common_length([state.token_ids for state in alive])])
             event = self._beyond_shown(index, 0, text, token_ids, None)
             if event.text or event.token_ids:
-                yield event
-
-    def _show_end(self, index: int) -> Iterator[Event]:
-        for choice in self.choices(index):
-            yield self._beyond_shown(index, choice.index, choice.text, choice.token_ids, choice.finish_reason)
+                return [event]
+        return []
 
     def _beyond_shown(
         self, index: int, rank: int, text: str, token_ids: tuple[int, ...], reason: FinishReason | None
     ) -> Event:
         """The event that adds what has not been shown; only the best choice is shown before its end."""
-        text_before, ids_before = self._shown[index] if rank == 0 else (0, 0)
-        if rank == 0:
-            self._shown[index] = (max(text_before, len(text)), max(ids_before, len(token_ids)))
-        return Event(rank, text[text_before:], token_ids[ids_before:], None, reason)
+        if rank > 0:
+            return Event(rank, text, token_ids, None, reason)
+        task = self.task(index)
+        event = Event(0, text[task.num_characters :], token_ids[task.num_tokens :], None, reason)
+        task.num_characters = max(task.num_characters, len(text))
+        task.num_tokens = max(task.num_tokens, len(token_ids))
+        return event
 
 
 def _common_length(sequences: Sequence[str] | Sequence[list[int]]) -> int:

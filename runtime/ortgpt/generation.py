@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
+from typing import Any
 
 from ortgpt.beam_run import BeamRun
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Decoder, Tokenizer
+from ortgpt.interfaces import Tokenizer
 from ortgpt.manifest import Architecture
 from ortgpt.prompts import Prompt
+from ortgpt.request import Request
 from ortgpt.results import Event, Result, Timings
 from ortgpt.row_run import RowRun
-from ortgpt.run import Request, Run
+from ortgpt.run import MakeDecoder, Run
 from ortgpt.strategies import BeamSearch
 
 
 class Generation:
-    """Runs a request once: iterate `events`, then ask for `results`.
+    """Runs a request once: iterate `events`, then ask for `results`; or iterate `outcomes`.
 
-    at_end  takes a decoder back that is only lent: called at the end with the generation and with
-            whether it ran without an error. None: the decoder is released
+    make_decoder  gives decoders; called with the number of prompts that are read together
+    at_end        takes a decoder back that is only lent: called at the end with the generation and with
+                  whether it ran without an error. None: the decoders are released
     """
 
     def __init__(
         self,
         request: Request,
-        decoder: Decoder,
+        make_decoder: MakeDecoder,
         tokenizer: Tokenizer,
         shape: Architecture,
         load_s: float,
@@ -35,7 +39,7 @@ class Generation:
         at_end: AtEnd | None = None,
     ) -> None:
         self.request, self._load_s, self._at_end = request, load_s, at_end
-        self._run = make_run(request, decoder, tokenizer, shape, binder)
+        self._run = make_run(request, make_decoder, tokenizer, shape, binder)
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
         """(prompt index, event), as the tokens come. Closing it ends the run and frees the cache.
@@ -51,9 +55,23 @@ class Generation:
             raise
         finally:
             if self._at_end is None:
-                self._run.decoder.release()
+                self._run.release()
             else:
                 self._at_end(self, not is_interrupted and not self.errors)
+
+    def outcomes(self) -> Generator[tuple[int, Result | OrtgptError], None, None]:
+        """(prompt index, result or error), each as soon as the prompt has ended; nothing of it is kept."""
+        with contextlib.closing(self.events()) as events:
+            for _ in events:
+                yield from self._ended()
+        yield from self._ended()
+
+    def _ended(self) -> Generator[tuple[int, Result | OrtgptError], None, None]:
+        while self._run.ended:
+            index = self._run.ended.popleft()
+            outcome = self._run.error(index) or self._result(index)
+            self._run.forget(index)
+            yield index, outcome
 
     @property
     def has_lone_rows(self) -> bool:
@@ -76,7 +94,7 @@ class Generation:
         return [self._result(index) for index in range(len(self.request.prompts))]
 
     def _result(self, index: int) -> Result:
-        prompt, clock = self._run.prompts[index], self._run.clock
+        prompt, clock = self._run.prompts[index], self._run.clocks[index]
         choices = tuple(self._run.choices(index))
         generated = sum(len(choice.token_ids) for choice in choices)
         num_first = sum(bool(choice.token_ids) for choice in choices)  # these came with the prefill
@@ -97,11 +115,11 @@ AtEnd = Callable[[Generation, bool], None]
 
 def make_run(
     request: Request,
-    decoder: Decoder,
+    make_decoder: MakeDecoder,
     tokenizer: Tokenizer,
     shape: Architecture,
     binder: ConstraintBinder | None = None,
-) -> Run:
+) -> Run[Any]:
     """The kind of run that the strategy needs.
 
     A single beam is greedy or sampled decoding, as in transformers; without a token to generate the
@@ -109,5 +127,5 @@ def make_run(
     """
     strategy = request.strategy
     if isinstance(strategy, BeamSearch) and strategy.num_beams > 1 and request.options.max_new_tokens > 0:
-        return BeamRun(request, decoder, tokenizer, shape, binder)
-    return RowRun(request, decoder, tokenizer, shape, binder)
+        return BeamRun(request, make_decoder, tokenizer, shape, binder)
+    return RowRun(request, make_decoder, tokenizer, shape, binder)

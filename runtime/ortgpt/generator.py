@@ -10,6 +10,7 @@ from typing import Self, Unpack
 
 import numpy as np
 
+from ortgpt.batches import Outcomes, Tell, check_progress, collect
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
 from ortgpt.checks import check_int, check_sequence, shown
@@ -20,25 +21,23 @@ from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
 from ortgpt.inference.session import OnRun, Provider, Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
+from ortgpt.option_checks import BATCH_ROWS, check_max_rows
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_token_ids
+from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
     check_streamable,
     choose_seeds,
     choose_strategy,
-    rows_per_prompt,
 )
 from ortgpt.results import Result, Score
-from ortgpt.run import Request
 from ortgpt.scoring import ScoredText, Scoring
 from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
 from ortgpt.text.tokenizer import load_tokenizer
 from ortgpt.transcript import Transcript
 
-# Prompts of one generate_batch call run together up to this many rows, then the next ones.
-MAX_BATCH_ROWS = 32
 # The probe's argmax may lose to a near tie on another processor; to more than this it may not.
 PROBE_TOLERANCE = 1e-2
 QUANTISED_PROBE_TOLERANCE = 0.5  # processors round 8-bit activations differently
@@ -143,36 +142,54 @@ class Model:
         return Transcript(read, self.decoder(), self.tokenizer, self.manifest.architecture, self._start)
 
     def generate_batch(
-        self, prompts: Sequence[PromptLike], strategy: Strategy | None = None, **options: Unpack[OptionFields]
+        self,
+        prompts: Sequence[PromptLike],
+        strategy: Strategy | None = None,
+        *,
+        max_rows: int = BATCH_ROWS,
+        progress: bool | Tell = False,
+        **options: Unpack[OptionFields],
     ) -> list[Result]:
-        """Continue several prompts of any lengths together; results in the prompts' order.
+        """Continue many prompts of any lengths together; results in the prompts' order.
 
-        seed: one s (prompt i draws from s + i) or one per prompt. A prompt that fails does not
-        touch the others: the error is raised at the end, with `results` holding theirs (None for it).
+        max_rows  sequences or beams that run at once, 1 to 1024; a prompt begins as soon as others have left
+                  rows enough. One that takes more runs alone
+        progress  True: a bar on stderr; or a callable that is told (prompts done, prompts in all)
+        seed      one s (prompt i draws from s + i) or one per prompt
+
+        A prompt that fails does not touch the others: the error is raised at the end, with `results` holding
+        theirs (None for it).
+        """
+        check_progress(progress)
+        outcomes = self.iterate_batch(prompts, strategy, max_rows=max_rows, **options)
+        return collect(outcomes, len(prompts), progress)
+
+    def iterate_batch(
+        self,
+        prompts: Sequence[PromptLike],
+        strategy: Strategy | None = None,
+        *,
+        max_rows: int = BATCH_ROWS,
+        **options: Unpack[OptionFields],
+    ) -> Outcomes:
+        """As generate_batch, but gives (prompt index, its result or error), each as soon as it is there.
+
+        Arguments are checked now, the model runs as you read. `close` ends it and frees the cache.
         """
         started = time.perf_counter()
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
             raise OptionError("prompts", f"must be a list of prompts, got {shown(prompts)}")
         checked = self._options(options)
-        seeds = choose_seeds(checked.seed, len(prompts))
-        read = [self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
-        results: list[Result | None] = []
-        first_error = None
-        chosen, draft_cost = choose_strategy(strategy, checked), self._draft_cost(checked)
-        size = max(1, MAX_BATCH_ROWS // rows_per_prompt(chosen, checked))
-        for begin in range(0, len(read), size):
-            part = slice(begin, begin + size)
-            request = Request(read[part], seeds[part], chosen, checked, started, draft_cost)
-            generation = self._generation(request)
-            for _ in generation.events():
-                pass
-            errors = generation.errors
-            results += [None if i in errors else r for i, r in enumerate(generation.results())]
-            first_error = first_error or next(iter(errors.values()), None)
-        if first_error is not None:
-            first_error.results = results
-            raise first_error
-        return [result for result in results if result is not None]
+        request = Request(
+            prompts=[self._prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)],
+            seeds=choose_seeds(checked.seed, len(prompts)),
+            strategy=choose_strategy(strategy, checked),
+            options=checked,
+            started=started,
+            draft_cost=self._draft_cost(checked),
+            max_rows=check_max_rows(max_rows),
+        )
+        return self._generation(request).outcomes()
 
     def score(
         self, text: PromptLike, *, prompt: PromptLike | None = None, stride: int | None = None
@@ -309,10 +326,11 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
-        if decoder is None:
-            decoder = self.decoder(rows=len(request.prompts))
+        make_decoder = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
-        return Generation(request, decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
+        return Generation(
+            request, make_decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end
+        )
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from ortgpt.results import FinishReason
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+R = TypeVar("R")
 
 
 class Processor(Protocol):
@@ -108,6 +109,13 @@ class Outputs(NamedTuple):
         guided = None if self.guided is None else self.guided[rows, places][:, None]
         return Outputs(self.logits[rows, places][:, None], None, guided)
 
+    def followed_by(self, other: Outputs) -> Outputs:
+        """Of the rows of both: copies, padded behind where one has fewer outputs, without hidden states."""
+        guided = None
+        if self.guided is not None and other.guided is not None:
+            guided = _stacked(self.guided, other.guided)
+        return Outputs(_stacked(self.logits, other.logits), None, guided)
+
     def last(self, row: int) -> tuple[Floats, Floats]:
         """A row's last output, raw logits and scores (vocab,); without guidance one and the same array."""
         raw: Floats = self.logits[row, -1]
@@ -171,6 +179,10 @@ class Decoder(Protocol):
         """Shorten row i to lengths[i] tokens."""
         ...
 
+    def join(self, other: Self) -> None:
+        """Append the rows of another decoder of the same model, with what they hold; that one is released."""
+        ...
+
     def release(self) -> None:
         """Free the cache; the decoder can't be used afterwards."""
         ...
@@ -213,6 +225,7 @@ class Step:
     logprobs     float64 (rows,): the tokens' raw log-probabilities
     logits       float32 (rows, vocab), raw; valid until the generator is resumed
     errors       what went wrong, by row
+    ends_pass    whether the model runs before the next step, so that rows may join
     """
 
     token_ids: Ids
@@ -220,7 +233,51 @@ class Step:
     logprobs: NDArray[np.float64]
     logits: Floats
     errors: dict[int, OrtgptError] = field(default_factory=dict)
+    ends_pass: bool = True
 
 
-Steps = Generator[Step, Ids, None]
-"""Yields a Step, is sent the indices of the rows that go on, ends when none do."""
+@dataclass(frozen=True)
+class Arrivals(Generic[R]):
+    """Rows that join a running strategy: what a strategy of their own would begin with.
+
+    decoder  holds their prompts, a row each; it is joined to the strategy's own, and so released
+    outputs  (rows, outputs, vocab) of the prompts' last tokens, at [:, -1]; not the decoder's buffers
+    rows     what the strategy knows of each
+    """
+
+    decoder: Decoder
+    outputs: Outputs
+    rows: Sequence[R]
+
+
+@dataclass(frozen=True)
+class Going(Generic[R]):
+    """Which rows take part from now on; a strategy ends when none do.
+
+    rows      int64: of the last step's rows those that go on, in the order that they are to have
+    arrivals  those that come behind them, whose first tokens come with the next step; only after a step
+              that ends a pass, or where no row goes on
+    """
+
+    rows: Ids
+    arrivals: Arrivals[R] | None = None
+
+    @property
+    def new_rows(self) -> Sequence[R]:
+        return () if self.arrivals is None else self.arrivals.rows
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.new_rows)
+
+
+Steps = Generator[Step, Going[R], None]
+"""Yields a Step, is sent which rows go on, ends when none do."""
+
+
+def _stacked(first: Floats, second: Floats) -> Floats:
+    """(n, a, vocab) and (m, b, vocab) -> (n + m, max(a, b), vocab)"""
+    width = max(first.shape[1], second.shape[1])
+    both = np.zeros((len(first) + len(second), width, first.shape[2]), np.float32)
+    both[: len(first), : first.shape[1]] = first
+    both[len(first) :, : second.shape[1]] = second
+    return both

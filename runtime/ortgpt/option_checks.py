@@ -12,6 +12,7 @@ from ortgpt.errors import OptionError
 if TYPE_CHECKING:  # the command line reads options without loading numpy
     from ortgpt.interfaces import Processor
 
+BATCH_ROWS, MAX_BATCH_ROWS = 32, 1024  # that run at once: unless told otherwise, and at most
 MAX_SEED = 2**63 - 1
 
 
@@ -107,3 +108,7 @@ def check_negative_prompt(value: object) -> str | tuple[int, ...]:
         if isinstance(value, str)
         else check_token_ids("negative_prompt", value)
     )
+
+
+def check_max_rows(value: object) -> int:
+    return check_int("max_rows", value, 1, MAX_BATCH_ROWS)

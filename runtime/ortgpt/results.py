@@ -40,7 +40,12 @@ class ResultChoice:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds and counts of one call. ttft_s: from the call to the first token."""
+    """Seconds and counts of one prompt.
+
+    ttft_s     from the call to the first token; in a batch that includes the time that the prompt waited
+    prefill_s  of the pass that read it, and whatever began with it
+    decode_s   of the steps that it took part in, which it shares with what ran beside it
+    """
 
     load_s: float
     ttft_s: float

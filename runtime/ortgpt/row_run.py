@@ -6,18 +6,21 @@ import dataclasses
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ortgpt.choices import ChoiceState
+from ortgpt.constraints.combined import AllOf
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Floats, Ids, Outputs, Processor, Steps
+from ortgpt.interfaces import Arrivals, Floats, Going, Ids, Processor, Step, Steps
 from ortgpt.logits.drawing import draw
 from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.options import NUM_DRAFT_TOKENS
 from ortgpt.results import Event, ResultChoice
 from ortgpt.run import Run, make_rng
+from ortgpt.search.arrivals import fill_gaps
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_steps
 from ortgpt.search.draft_budget import DraftBudget
 from ortgpt.search.draft_decoder import DraftDecoder
@@ -28,23 +31,34 @@ from ortgpt.search.speculative import DraftedRow, speculative_steps
 from ortgpt.strategies import MIROSTAT_ETA, BeamSearch, ContrastiveSearch, Sampling, Strategy
 
 
-class RowRun(Run):
+@dataclass(frozen=True)
+class Sequences:
+    """What a prompt is continued by: n or best_of choices, each of at most `budget` tokens."""
+
+    budget: int
+    constraint: AllOf | None
+    choices: list[ChoiceState]
+
+    @property
+    def is_done(self) -> bool:
+        return all(choice.is_done for choice in self.choices)
+
+
+class RowRun(Run[Sequences]):
     """One row and one choice per sequence, n or best_of of them per prompt."""
 
-    def _prepare(self) -> None:
-        self._budgets = [self.max_tokens(prompt) for prompt in self.prompts]
-        bounds = list(zip(self.prompts, self._budgets, strict=True))
-        self._constraints = [self.make_constraint(prompt, budget) for prompt, budget in bounds]
-        self._choices = [
-            [
-                self.make_choice(prompt, sequence, budget, constraint)
-                for sequence in range(self.request.options.num_sequences)
-            ]
-            for (prompt, budget), constraint in zip(bounds, self._constraints, strict=True)
+    def make_task(self, index: int) -> Sequences:
+        prompt = self.prompts[index]
+        budget = self.max_tokens(prompt)
+        constraint = self.make_constraint(prompt, budget)
+        choices = [
+            self.make_choice(prompt, sequence, budget, constraint)
+            for sequence in range(self.request.options.num_sequences)
         ]
+        return Sequences(budget, constraint, choices)
 
     def choices(self, index: int) -> list[ResultChoice]:
-        found = [choice.choice() for choice in self._choices[index]]
+        found = [choice.choice() for choice in self.task(index).choices]
         options = self.request.options
         if options.best_of is None:
             return found
@@ -53,92 +67,122 @@ class RowRun(Run):
         return [dataclasses.replace(one, index=rank) for rank, one in enumerate(best)]
 
     def error(self, index: int) -> OrtgptError | None:
-        return next((choice.error for choice in self._choices[index] if choice.error is not None), None)
+        choices = self.task(index).choices
+        return next((choice.error for choice in choices if choice.error is not None), None)
 
     @property
     def has_lone_rows(self) -> bool:
-        return all(len(choices) == 1 for choices in self._choices)
+        return self.request.options.num_sequences == 1
 
     def events(self) -> Generator[tuple[int, Event], None, None]:
-        rows = [row for row, (_, choice) in enumerate(self._everyone()) if choice.max_tokens > 0]
-        steps = self._start(rows) if rows else None
-        everyone = self._everyone()
-        for index, choice in everyone:
-            if choice.max_tokens == 0:
-                yield index, choice.end("length")
-        if steps is None:
-            return
-        running = [everyone[row] for row in rows]
+        waiting = [index for index, prompt in enumerate(self.prompts) if self.max_tokens(prompt) > 0]
+        yield from self._end_without_tokens(waiting)
+        schedule = self.schedule(waiting)
+        rows_each = 2 if self.request.options.is_guided else 1
+        steps: Steps[Any] | None = None
+        running: list[tuple[int, ChoiceState]] = []  # of each row, the prompt and the sequence
+        going: list[int] = []
+        may_arrive = True
         try:
-            before = time.perf_counter()
-            step = next(steps)
-            self.clock.first_token = time.perf_counter() - self.request.started
             while True:
-                self.clock.decode += time.perf_counter() - before
-                is_late = self.is_late
-                for row, (index, choice) in enumerate(running):
-                    if row in step.errors:
-                        choice.error = step.errors[row]
-                        continue
-                    if step.token_ids[row] < 0:
-                        continue  # others have more guessed tokens
-                    token_id, logprob = int(step.token_ids[row]), float(step.logprobs[row])
-                    yield index, choice.feed(token_id, logprob, step.logits[row], is_late=is_late)
-                going = [row for row, (_, choice) in enumerate(running) if not choice.is_done]
-                if not going:
+                part = schedule.admit(rows_each * len(running)) if may_arrive else []
+                arrivals = self._arrivals(part) if part else None
+                running += [(index, choice) for index in part for choice in self.task(index).choices]
+                if not running:
                     return
-                running = [running[row] for row in going]
                 before = time.perf_counter()
-                step = steps.send(np.asarray(going))
+                if steps is None:
+                    assert arrivals is not None
+                    steps = self._steps(arrivals)
+                    step = next(steps)
+                else:
+                    step = steps.send(Going(np.array(going, np.int64), arrivals))
+                self.count(time.perf_counter() - before, {index for index, _ in running})
+                yield from self._feed(step, running)
+                going = fill_gaps([row for row, (_, choice) in enumerate(running) if not choice.is_done])
+                running = [running[row] for row in going]
+                may_arrive = step.ends_pass or not running
         finally:
-            steps.close()
+            if steps is not None:
+                steps.close()
 
-    def _start(self, rows: list[int]) -> Steps:
-        """Prefill every prompt once, then one decoder row per sequence; `rows` are those with room."""
+    def _end_without_tokens(self, others: Sequence[int]) -> Generator[tuple[int, Event], None, None]:
+        """Prompts that have no room for a token, or are to have none."""
+        for index in sorted({*range(len(self.prompts))}.difference(others)):
+            for choice in self.task(index).choices:
+                event = choice.end("length")
+                self._note_end(index)
+                yield index, event
+
+    def _feed(
+        self, step: Step, running: list[tuple[int, ChoiceState]]
+    ) -> Generator[tuple[int, Event], None, None]:
+        """Give each sequence its token."""
+        is_late = self.is_late
+        for row, (index, choice) in enumerate(running):
+            if row in step.errors:
+                choice.error = step.errors[row]
+                self._note_end(index)
+            elif step.token_ids[row] >= 0:  # otherwise others have more guessed tokens
+                token_id, logprob = int(step.token_ids[row]), float(step.logprobs[row])
+                event = choice.feed(token_id, logprob, step.logits[row], is_late=is_late)
+                if choice.is_done:
+                    self._note_end(index)
+                yield index, event
+
+    def _note_end(self, index: int) -> None:
+        if self.task(index).is_done:
+            self.ended.append(index)
+
+    def _arrivals(self, part: Sequence[int]) -> Arrivals[Any]:
+        """Prefill each of these prompts once, then one decoder row per sequence."""
         strategy, n = self.request.strategy, self.request.options.num_sequences
-        outputs = self.prefill(hidden=isinstance(strategy, ContrastiveSearch))
-        sources = np.asarray(rows, np.int64) // n  # the prompt of each sequence
+        decoder, outputs = self.prefill(part, hidden=isinstance(strategy, ContrastiveSearch))
+        sources = np.repeat(np.arange(len(part)), n)  # the prefill's row of each sequence
         first = outputs.at(sources)  # copies, before the next verb, which may reuse the buffer
+        rows: list[Any]
         if isinstance(strategy, ContrastiveSearch):
             assert outputs.hidden is not None
-            contrastive = [self._contrastive_row(source, outputs.hidden[source]) for source in sources]
-            self.decoder.reorder(sources)
-            return contrastive_steps(self.decoder, first, contrastive, strategy)
-        self.decoder.reorder(sources)
-        sampled = [self._sampled_row(row // n, row % n) for row in rows]
+            pairs = zip(part, outputs.hidden, strict=True)
+            rows = [self._contrastive_row(index, hidden) for index, hidden in pairs for _ in range(n)]
+        else:
+            rows = [self._sampled_row(index, sequence) for index in part for sequence in range(n)]
+        decoder.reorder(sources)
+        return Arrivals(decoder, first, rows)
+
+    def _steps(self, begun: Arrivals[Any]) -> Steps[Any]:
+        """The strategy, from its first rows on."""
+        strategy = self.request.strategy
+        if isinstance(strategy, ContrastiveSearch):
+            return contrastive_steps(begun.decoder, begun.outputs, begun.rows, strategy)
         if self.request.options.is_drafted:
-            return self._speculative_steps(first, sampled)
-        return sample_steps(self.decoder, first, sampled)
+            return self._speculative_steps(begun)
+        return sample_steps(begun.decoder, begun.outputs, begun.rows)
 
-    def _everyone(self) -> list[tuple[int, ChoiceState]]:
-        """Prompt and state of every sequence, in the order of the rows."""
-        return [(index, choice) for index, choices in enumerate(self._choices) for choice in choices]
-
-    def _speculative_steps(self, first: Outputs, rows: Sequence[DraftedRow]) -> Steps:
-        options = self.request.options
-        drafter: Drafter = PromptLookup(len(rows))
+    def _speculative_steps(self, begun: Arrivals[DraftedRow]) -> Steps[DraftedRow]:
+        options, decoder = self.request.options, begun.decoder
+        drafter: Drafter = PromptLookup(len(begun.rows))
         if options.draft is not None:
-            drafter = DraftDecoder(options.draft, self.decoder.vocab_size)
+            drafter = DraftDecoder(options.draft, decoder.vocab_size)
         budget = DraftBudget(
-            len(rows),
+            len(begun.rows),
             NUM_DRAFT_TOKENS if options.num_draft_tokens is None else options.num_draft_tokens,
             drafter_cost=self.request.draft_cost,
-            ragged_widths=self.decoder.capabilities.ragged_widths,
+            ragged_widths=decoder.capabilities.ragged_widths,
         )
-        return speculative_steps(self.decoder, first, rows, drafter, budget)
+        return speculative_steps(decoder, begun.outputs, begun.rows, drafter, budget)
 
     def _sampled_row(self, index: int, sequence: int) -> DraftedRow:
-        prompt, seed = self.prompts[index], self.request.seeds[index]
-        pick = make_pick(self.request.strategy, make_rng(seed, sequence))
-        budget = self._budgets[index]
-        process = self.make_process(prompt, budget, self._constraints[index])
-        return DraftedRow(History(prompt.token_ids), process, pick, len(prompt.token_ids) + budget)
+        prompt, task = self.prompts[index], self.task(index)
+        pick = make_pick(self.request.strategy, make_rng(self.request.seeds[index], sequence))
+        process = self.make_process(prompt, task.budget, task.constraint)
+        return DraftedRow(History(prompt.token_ids), process, pick, len(prompt.token_ids) + task.budget)
 
     def _contrastive_row(self, index: int, hidden: Floats) -> ContrastiveRow:
         """hidden (width, n_embd): the prefill's states of this prompt, padded behind."""
-        prompt = self.prompts[index]
+        prompt, task = self.prompts[index], self.task(index)
         states = StateHistory(hidden[: len(prompt.token_ids)])
-        process = self.make_process(prompt, self._budgets[index], self._constraints[index])
+        process = self.make_process(prompt, task.budget, task.constraint)
         return ContrastiveRow(History(prompt.token_ids), process, states)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -21,54 +22,48 @@ from ortgpt.interfaces import Decoder, Ids, Outputs, Processor, Tokenizer
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.manifest import Architecture
 from ortgpt.option_ids import bad_word_ids, breaker_ids, sequence_biases
-from ortgpt.options import Options
 from ortgpt.prompts import Prompt, read_prompt
+from ortgpt.request import Clock, Request
+from ortgpt.request_checks import rows_per_prompt
 from ortgpt.results import Event, ResultChoice
-from ortgpt.strategies import ContrastiveSearch, Strategy
+from ortgpt.schedule import Schedule
+from ortgpt.strategies import ContrastiveSearch
 from ortgpt.token_healing import find_extensions, heal
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class Request:
-    """What the caller asked for.
 
-    seeds       one per prompt
-    draft_cost  of a pass of options.draft, in passes of the model
+MakeDecoder = Callable[[int], Decoder]
+"""Gives a decoder with so many rows, empty or holding beginnings of the prompts."""
+
+
+class Run(ABC, Generic[T]):
+    """Runs a request's prompts together, once. Prompts that wait begin when others have ended.
+
+    What a prompt needs, and what becomes of it, is its task, of type T.
+
+    prompts  those of the request, each healed once it has begun, where that is asked for
+    clocks   one per prompt
+    ended    the prompts that have ended, or failed, since somebody took the last from here
     """
-
-    prompts: Sequence[Prompt]
-    seeds: Sequence[int]
-    strategy: Strategy
-    options: Options
-    started: float  # time.perf_counter() when the call came in
-    draft_cost: float = 0.0
-
-
-@dataclass
-class Clock:
-    """Seconds spent in the model and the search; the caller's own time between events is not ours."""
-
-    first_token: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
-
-
-class Run(ABC):
-    """Runs a request's prompts together, once."""
 
     def __init__(
         self,
         request: Request,
-        decoder: Decoder,
+        make_decoder: MakeDecoder,
         tokenizer: Tokenizer,
         shape: Architecture,
         binder: ConstraintBinder | None = None,
     ) -> None:
         """binder: the model's, for what its constraints share; None: one of its own."""
-        self.request, self.decoder, self.tokenizer, self.shape = request, decoder, tokenizer, shape
+        self.request, self.tokenizer, self.shape = request, tokenizer, shape
+        self._make_decoder = make_decoder
+        self._decoders: list[Decoder] = []  # those that hold a cache; the first has all that have joined it
         self._binder = binder or ConstraintBinder(tokenizer, shape.vocab_size)
-        self.prompts = list(request.prompts)  # `prefill` heals them, where that is asked for
-        self.clock = Clock()
+        self.prompts = list(request.prompts)
+        self.clocks = [Clock() for _ in self.prompts]
+        self.ended: deque[int] = deque()
+        self._tasks: dict[int, T] = {}
         chosen = request.options.stop_token_ids
         self.stop_token_ids = tuple(shape.eos_token_ids if chosen is None else chosen)
         self._bad_word_ids = bad_word_ids(request.options, tokenizer)
@@ -78,15 +73,26 @@ class Run(ABC):
         self._negative = (
             None if negative is None else read_prompt(negative, tokenizer, shape, "negative_prompt")
         )
-
-        self._prepare()
+        for index in range(
+            len(self.prompts)
+        ):  # before anything is run: what can't be asked for is refused here
+            self.task(index)
+            if index >= request.max_rows:
+                self.forget(index)  # it has to wait, and a task may hold much
 
     @abstractmethod
-    def _prepare(self) -> None:
-        """Make what the prompts need, before anything is run: what can't be asked for is refused here.
+    def make_task(self, index: int) -> T:
+        """The task of a prompt that has not begun."""
 
-        Once more, from the new prompts, where some have been healed.
-        """
+    def task(self, index: int) -> T:
+        """A prompt's task; made when it is first asked for."""
+        if index not in self._tasks:
+            self._tasks[index] = self.make_task(index)
+        return self._tasks[index]
+
+    def forget(self, index: int) -> None:
+        """Let a prompt's task go."""
+        del self._tasks[index]
 
     @abstractmethod
     def events(self) -> Generator[tuple[int, Event], None, None]:
@@ -111,64 +117,77 @@ class Run(ABC):
         max_time = self.request.options.max_time
         return max_time is not None and time.perf_counter() - self.request.started >= max_time
 
-    def prefill(self, *, hidden: bool = False) -> Outputs:
-        """Run every prompt in a row of its own, as far as the row does not hold its beginning already.
+    def schedule(self, waiting: Sequence[int]) -> Schedule:
+        """These prompts, in line for the rows."""
+        rows_each = rows_per_prompt(self.request.strategy, self.request.options)
+        return Schedule(waiting, rows_each, self.request.max_rows)
 
-        The last token is always run, for its logits; with `hidden` all are, for their states. Afterwards
-        `prompts` and `decoder` are final.
+    def prefill(self, part: Sequence[int], *, hidden: bool = False) -> tuple[Decoder, Outputs]:
+        """Run these prompts, in a decoder of their own with a row for each.
+
+        What a row holds already is not run again, but for the last token, whose logits are wanted, and with
+        `hidden`, for the states. Afterwards the part's `prompts` are final.
         """
         before = time.perf_counter()
         options = self.request.options
+        decoder = self._make_decoder(len(part))
+        self._decoders.append(decoder)
         if options.token_healing:
-            self._heal()
-        prompts = [prompt.token_ids for prompt in self.prompts]
-        rest = self._not_held(prompts, hidden=hidden)
+            self._heal(part, decoder)
+        prompts = [self.prompts[index] for index in part]
+        rest = _not_held(decoder, [prompt.token_ids for prompt in prompts], hidden=hidden)
         if options.is_guided:
-            negatives = [self._negative_ids(prompt) for prompt in self.prompts]
-            self.decoder = GuidedDecoder(self.decoder, options.guidance_scale, negatives)
-        outputs = self.decoder.extend(rest, hidden=hidden)
-        self.clock.prefill = time.perf_counter() - before
-        return outputs
+            negatives = [self._negative_ids(prompt) for prompt in prompts]
+            decoder = GuidedDecoder(decoder, options.guidance_scale, negatives)
+        outputs = decoder.extend(rest, hidden=hidden)
+        seconds = time.perf_counter() - before
+        for index in part:
+            self.clocks[index].prefill = seconds
+        return decoder, outputs
 
-    def _not_held(self, sequences: Sequence[tuple[int, ...]], *, hidden: bool = False) -> list[Sequence[int]]:
-        """What the rows do not hold of these ids: the last one at least, with `hidden` all.
+    def count(self, seconds: float, running: Collection[int]) -> None:
+        """Put a step of the search to the account of the prompts that took part in it."""
+        since = time.perf_counter() - self.request.started
+        del self._decoders[1:]  # they have joined the first
+        for index in running:
+            clock = self.clocks[index]
+            clock.first_token = clock.first_token or since
+            clock.decode += seconds
 
-        They are trimmed to what they hold.
-        """
-        lengths = self.decoder.lengths.tolist()
-        held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, sequences, strict=True)]
-        if held != lengths:
-            self.decoder.trim(held)
-        return [ids[n:] for n, ids in zip(held, sequences, strict=True)]
+    def release(self) -> None:
+        """Free the caches."""
+        for decoder in self._decoders:
+            decoder.release()
 
-    def _heal(self) -> None:
-        """Choose the prompts' last tokens anew.
+    def _heal(self, part: Sequence[int], decoder: Decoder) -> None:
+        """Choose the last tokens of these prompts anew, by the decoder's rows.
 
         A row then holds what comes before its last token, or nothing if that token stays: what a row
         computes must not depend on its neighbours.
         """
+        prompts = [self.prompts[index] for index in part]
         last = {
-            index: prompt.token_ids[-1]
-            for index, prompt in enumerate(self.prompts)
+            row: prompt.token_ids[-1]
+            for row, prompt in enumerate(prompts)
             if len(prompt.token_ids) > 1 and self.max_tokens(prompt) > 0
         }
         extensions = {token_id: find_extensions(token_id, self.tokenizer) for token_id in {*last.values()}}
-        healing = {index: found for index, one in last.items() if len(found := extensions[one]) > 1}
+        healing = {row: found for row, one in last.items() if len(found := extensions[one]) > 1}
         if not healing:
             return
-        heads = [p.token_ids[:-1] if i in healing else p.token_ids[:1] for i, p in enumerate(self.prompts)]
-        outputs = self.decoder.extend(self._not_held(heads))
-        for index, found in healing.items():
-            prompt, logits = self.prompts[index], outputs.logits[index, -1]
+        heads = [p.token_ids[:-1] if row in healing else p.token_ids[:1] for row, p in enumerate(prompts)]
+        outputs = decoder.extend(_not_held(decoder, heads))
+        for row, found in healing.items():
+            prompt, logits = prompts[row], outputs.logits[row, -1]
             healed = heal(prompt, self._admitted(prompt, found), logits, self.tokenizer)
             try:
                 self.make_constraint(healed, self.max_tokens(healed))
             except OptionError:  # keywords would need more room than behind the prompt as it was
-                healed = prompt
-            self.prompts[index] = healed
-        self.decoder.trim([len(head) if index in healing else 0 for index, head in enumerate(heads)])
-        if self.prompts != list(self.request.prompts):
-            self._prepare()
+                continue
+            if healed != prompt:
+                self.prompts[part[row]] = healed
+                self._tasks[part[row]] = self.make_task(part[row])
+        decoder.trim([len(head) if row in healing else 0 for row, head in enumerate(heads)])
 
     def _admitted(self, prompt: Prompt, extensions: Ids) -> Ids:
         """Extensions that neither the constraints nor other options keep out; the old token always."""
@@ -261,6 +280,20 @@ class Run(ABC):
             tokenizer_size=self.shape.tokenizer_size,
             constraint=constraint,
         )
+
+
+def _not_held(
+    decoder: Decoder, sequences: Sequence[tuple[int, ...]], *, hidden: bool = False
+) -> list[Sequence[int]]:
+    """What a decoder's rows do not hold of these ids: the last one at least, with `hidden` all.
+
+    The rows are trimmed to what they hold.
+    """
+    lengths = decoder.lengths.tolist()
+    held = [0 if hidden else min(n, len(ids) - 1) for n, ids in zip(lengths, sequences, strict=True)]
+    if held != lengths:
+        decoder.trim(held)
+    return [ids[n:] for n, ids in zip(held, sequences, strict=True)]
 
 
 def make_rng(seed: int, sequence: int) -> np.random.Generator:

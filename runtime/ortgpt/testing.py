@@ -179,6 +179,16 @@ class FakeDecoder:
             self._rows[row] = self._rows[row][: check_int("lengths", length, 0, len(self._rows[row]))]
         self._added, self._has_siblings = [0] * self.num_rows, False
 
+    def join(self, other: FakeDecoder) -> None:
+        self._begin("join")
+        if other is self or not isinstance(other, FakeDecoder) or other.vocab_size != self.vocab_size:
+            raise OptionError("other", "must be another decoder of the same model")
+        if self._has_siblings or other._has_siblings:
+            raise OptionError("other", "comes after siblings of which `keep` has chosen none")
+        rows, added = self._rows + other._rows, self._added + other._added
+        other.release()
+        self._rows, self._added = rows, added
+
     def release(self) -> None:
         """Rows are gone; releasing again does nothing."""
         if not self._is_released:

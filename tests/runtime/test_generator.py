@@ -52,13 +52,10 @@ def test_a_batch_takes_a_list_of_seeds(storyteller_model: ortgpt.Model) -> None:
         storyteller_model.generate("The fox", SAMPLED, seed=[3, 4])
 
 
-def test_batches_larger_than_the_row_limit_keep_order_and_texts(
-    storyteller_model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_larger_than_the_row_limit_keep_order_and_texts(storyteller_model: ortgpt.Model) -> None:
     prompts = [f"{word} {number}" for word, number in itertools.product(("The", "A"), range(4))]
     whole = storyteller_model.generate_batch(prompts, SAMPLED, seed=1, max_new_tokens=12)
-    monkeypatch.setattr("ortgpt.generator.MAX_BATCH_ROWS", 3)
-    parts = storyteller_model.generate_batch(prompts, SAMPLED, seed=1, max_new_tokens=12)
+    parts = storyteller_model.generate_batch(prompts, SAMPLED, max_rows=3, seed=1, max_new_tokens=12)
     assert [result.choices for result in parts] == [result.choices for result in whole]
     assert [result.prompt for result in parts] == prompts
 

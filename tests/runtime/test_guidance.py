@@ -332,14 +332,11 @@ def test_a_negative_prompt_longer_than_the_context_is_refused(tiny_model: ortgpt
         assert caught.value.option == "negative_prompt"
 
 
-def test_a_guided_prompt_counts_twice_in_a_batch(
-    storyteller_model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guided_prompt_counts_twice_in_a_batch(storyteller_model: ortgpt.Model) -> None:
     for strategy, rows in ((ortgpt.Greedy(), 6), (ortgpt.BeamSearch(num_beams=4), 8)):
         assert rows_per_prompt(strategy, Options(n=3, guidance_scale=1.5)) == rows
     whole = storyteller_model.generate_batch(PROMPTS, max_new_tokens=8, guidance_scale=1.5)
-    monkeypatch.setattr("ortgpt.generator.MAX_BATCH_ROWS", 4)
-    parts = storyteller_model.generate_batch(PROMPTS, max_new_tokens=8, guidance_scale=1.5)
+    parts = storyteller_model.generate_batch(PROMPTS, max_rows=4, max_new_tokens=8, guidance_scale=1.5)
     assert [result.choices for result in parts] == [result.choices for result in whole]
 
 

@@ -95,6 +95,18 @@ def test_rows_can_be_reordered_repeated_and_trimmed(decoder: FakeDecoder) -> Non
     assert decoder.num_rows == 4
 
 
+def test_rows_that_join_come_behind_and_their_decoder_is_released(decoder: FakeDecoder) -> None:
+    other = FakeDecoder(VOCAB, context=16, rows=2)
+    other.extend([[4], [5, 6]])
+    decoder.join(other)
+    assert decoder.histories == ((1, 2, 3), (7,), (4,), (5, 6))
+    assert (other.histories, other.capacity) == ((), 0)
+    decoder.keep([[0], [0], [], [1]])  # of the tokens that came last, in either decoder
+    assert decoder.histories == ((1,), (7,), (), (6,))
+    with pytest.raises(OrtgptError, match="released"):
+        other.extend([[1]])
+
+
 def test_a_fork_goes_its_own_way(decoder: FakeDecoder) -> None:
     twin = decoder.fork()
     twin.extend([[4], [8]])
@@ -112,9 +124,10 @@ def test_a_fork_goes_its_own_way(decoder: FakeDecoder) -> None:
         lambda decoder: decoder.fork(),
         lambda decoder: decoder.keep([[0], [0]]),
         lambda decoder: decoder.trim([1, 1]),
+        lambda decoder: decoder.join(FakeDecoder(VOCAB, 16)),
         lambda decoder: decoder.release(),
     ],
-    ids=["extend", "reorder", "repeat", "fork", "keep", "trim", "release"],
+    ids=["extend", "reorder", "repeat", "fork", "keep", "trim", "join", "release"],
 )
 def test_outputs_are_valid_until_the_next_verb(verb: Callable[[FakeDecoder], object]) -> None:
     decoder = FakeDecoder(VOCAB, 16, rows=2)
@@ -170,6 +183,8 @@ def test_the_context_is_a_limit() -> None:
         lambda decoder: decoder.keep([[1, 1], []]),
         lambda decoder: decoder.trim([4, 1]),
         lambda decoder: decoder.trim([1]),
+        lambda decoder: decoder.join(decoder),
+        lambda decoder: decoder.join(FakeDecoder(VOCAB + 1, 16)),
     ],
 )
 def test_misuse_is_an_error(decoder: FakeDecoder, misuse: Callable[[FakeDecoder], object]) -> None:
@@ -185,6 +200,10 @@ def test_siblings_need_a_choice_of_one_before_the_row_can_go_on(decoder: FakeDec
         decoder.extend([[6], [6]])
     with pytest.raises(OptionError, match="sibling"):
         decoder.keep([[0, 1], [0]])
+    with pytest.raises(OptionError, match="siblings"):
+        decoder.join(FakeDecoder(VOCAB, 16))
+    with pytest.raises(OptionError, match="siblings"):
+        FakeDecoder(VOCAB, 16).join(decoder)
 
 
 def test_a_released_decoder_can_not_be_used(decoder: FakeDecoder) -> None:

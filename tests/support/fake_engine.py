@@ -11,8 +11,8 @@ from ortgpt.interfaces import Tokenizer
 from ortgpt.manifest import Architecture
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt
+from ortgpt.request import Request
 from ortgpt.results import Event, Result
-from ortgpt.run import Request
 from ortgpt.strategies import Strategy
 from ortgpt.testing import ByteTokenizer, FakeDecoder
 
@@ -53,8 +53,11 @@ def run_fake(
         Options(**options),
         time.perf_counter(),
     )
-    decoder = decoder or FakeDecoder(VOCAB, CONTEXT, rows=len(prompts))
-    generation = Generation(request, decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
+
+    def make_decoder(rows: int) -> FakeDecoder:
+        return decoder or FakeDecoder(VOCAB, CONTEXT, rows)
+
+    generation = Generation(request, make_decoder, tokenizer or ByteTokenizer(), SHAPE, 0.0)
     events = list(generation.events())
     for error in generation.errors.values():
         raise error

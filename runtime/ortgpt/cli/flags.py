@@ -141,6 +141,20 @@ Draft = Annotated[
     Path | None,
     flag(Options, "draft", "Guess tokens with this smaller bundle: the same text, sooner.", "DIR"),
 ]
+MaxRows = Annotated[
+    int | None,
+    typer.Option(
+        "--max-rows", metavar="N", help="Rows that run at once for a prompt file.", show_default="32"
+    ),
+]
+ShowProgress = Annotated[
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress",
+        help="A bar for a prompt file; by default on a terminal without --json.",
+        show_default=False,
+    ),
+]
 NumDraftTokens = Annotated[
     int | None, flag(Options, "num_draft_tokens", "At most N guesses at a time; 8.", "N")
 ]

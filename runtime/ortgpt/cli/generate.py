@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+import time
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from ortgpt.cli.arguments import (
     flag,
 )
 from ortgpt.cli.loading import load_model
-from ortgpt.cli.output import print_results, print_timings
+from ortgpt.cli.output import print_result, print_timings, show_in_order
 from ortgpt.cli.prompt_input import parse_ids, read_prompt_file, read_text_argument
 from ortgpt.errors import OptionError, OrtgptError
+from ortgpt.option_checks import BATCH_ROWS, check_max_rows
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.strategies import Sampling, Strategy
 
@@ -147,6 +148,8 @@ def generate(
         int | None, flag(Options, "logprobs", "Report with N alternatives (--json).", "N")
     ] = None,
     max_time: Annotated[float | None, flag(Options, "max_time", "Stop after X seconds.")] = None,
+    max_rows: flags.MaxRows = None,
+    progress: flags.ShowProgress = None,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Print the text when it is complete.")
     ] = False,
@@ -192,22 +195,29 @@ def generate(
     if logprobs is not None and not as_json:
         raise OptionError("logprobs", "is only shown in JSON", hint="add --json")
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
+    _check_batch_flags(given)
     with contextlib.ExitStack() as stack:
         loaded = stack.enter_context(load_model(model, provider, threads))
         if draft is not None:
             options["draft"] = stack.enter_context(load_model(draft, provider, threads, "the draft model: "))
         num_choices = max(options.get("n", 1), num_return_sequences or 1)
+        seconds = None
         if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1 and best_of is None:
             results = [_stream(loaded, prompts[0], chosen, options)]
         else:
-            show = partial(print_results, model=str(model), as_json=as_json)
+            show = partial(print_result, model=str(model), as_json=as_json)
             if prompt_file is not None:
-                results = _batch(loaded, prompts, chosen, options, show)
+                started = time.perf_counter()
+                rows = BATCH_ROWS if max_rows is None else max_rows
+                outcomes = loaded.iterate_batch(prompts, chosen, max_rows=rows, **options)
+                has_bar = not (quiet or as_json) if progress is None else progress
+                results = show_in_order(outcomes, len(prompts), show, has_bar=has_bar)
+                seconds = time.perf_counter() - started
             else:
                 results = [_collect(loaded, prompts[0], chosen, options)]
-            show(results)
+                show(results[0])
         if not quiet:
-            print_timings(results)
+            print_timings(results, seconds)
     if any(choice.finish_reason == "cancelled" for result in results for choice in result.choices):
         raise typer.Exit(130)
 
@@ -226,6 +236,17 @@ def _options(given: dict[str, Any]) -> OptionFields:
 def _is_given(value: object) -> bool:
     # Not `in (None, False)`: 0 equals False, and --max-new-tokens 0 means something.
     return value is not None and value is not False and not (isinstance(value, list | tuple) and not value)
+
+
+def _check_batch_flags(given: dict[str, Any]) -> None:
+    max_rows, progress = given["max_rows"], given["progress"]
+    if max_rows is not None:
+        check_max_rows(max_rows)
+    if progress and given["quiet"]:
+        raise OptionError("progress", "does not go with --quiet")
+    for name, is_wanted in (("max_rows", max_rows is not None), ("progress", progress)):
+        if is_wanted and given["prompt_file"] is None:
+            raise OptionError(name, "is for several prompts", hint="give them with --prompt-file")
 
 
 def _prompts(
@@ -270,18 +291,3 @@ def _collect(model: Model, prompt: str | list[int], strategy: Strategy, options:
     except KeyboardInterrupt:
         stream.close()
     return stream.result
-
-
-def _batch(
-    model: Model,
-    prompts: list[str | list[int]],
-    strategy: Strategy,
-    options: OptionFields,
-    show: Callable[[list[Result]], None],
-) -> list[Result]:
-    """Like generate_batch, but when prompts fail the others' results are shown."""
-    try:
-        return model.generate_batch(prompts, strategy, **options)
-    except OrtgptError as error:
-        show([result for result in error.results or [] if result is not None])
-        raise

@@ -53,11 +53,7 @@ class Cache:
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in every row; grows by doubling, up to the context."""
-        wanted = length + SPARE
-        if wanted <= self.capacity:
-            return
-        full = self._architecture.context + SPARE
-        self._move_to(self._allocate(self.buffer.shape[1], max(wanted, min(2 * self.capacity, full))))
+        self._make_room(self.buffer.shape[1], length)
 
     def record(self, row: int, token_ids: Ids, *, siblings: bool) -> None:
         """Count the tokens that the graph has written behind a row's last one."""
@@ -120,9 +116,30 @@ class Cache:
         twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
         return twin
 
+    def join(self, other: Cache) -> None:
+        """Put the rows of another cache behind; it is released."""
+        first, last = self.num_rows, self.num_rows + other.num_rows
+        used = int(other.lengths.max(initial=0))
+        self._make_room(last, used)
+        self.buffer[:, first:last, :, :used] = other.buffer[:, : other.num_rows, :, :used]
+        self._tokens[first:last] = UNKNOWN
+        self._tokens[first:last, :used] = other._tokens[: other.num_rows, :used]
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        other.release()
+
     def release(self) -> None:
         self.lengths = np.zeros(0, np.int64)
         self._replace(self._allocate(0, 0), np.full((0, 0), UNKNOWN))
+
+    def _make_room(self, rows: int, length: int) -> None:
+        """See to it that there are so many rows, each with places for `length` tokens and the spare."""
+        allocated, capacity = self.buffer.shape[1], self.capacity
+        wanted = length + SPARE
+        if rows <= allocated and wanted <= capacity:
+            return
+        if wanted > capacity:
+            capacity = max(wanted, min(2 * capacity, self._architecture.context + SPARE))
+        self._move_to(self._allocate(max(rows, allocated), capacity))
 
     def _allocate(self, rows: int, capacity: int) -> Floats:
         shape = self._architecture

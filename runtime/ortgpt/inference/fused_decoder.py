@@ -120,6 +120,16 @@ class FusedDecoder:
         self._cache.lengths = wanted.copy()
         self._added = [0] * self.num_rows
 
+    def join(self, other: FusedDecoder) -> None:
+        if other is self or not isinstance(other, FusedDecoder) or other._session is not self._session:
+            raise OptionError("other", "must be another decoder of the same model")
+        if self._siblings or other._siblings:
+            raise OptionError("other", "comes after siblings of which `keep` has chosen none")
+        added = self._added + other._added
+        self._cache.join(other._cache)
+        other.release()
+        self._added = added
+
     def release(self) -> None:
         self._steps.clear()
         self._cache.release()

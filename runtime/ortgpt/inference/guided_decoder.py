@@ -117,6 +117,20 @@ class GuidedDecoder:
         own, behind = np.split(self._inner.lengths, 2)
         self._inner.trim(np.concatenate([wanted, behind - (own - wanted)]))
 
+    def join(self, other: GuidedDecoder) -> None:
+        """As in the protocol; either both have had their first extend, or neither has."""
+        if not isinstance(other, GuidedDecoder) or other._scale != self._scale:
+            raise OptionError("other", f"must be guided by {self._scale:g} as well")
+        if (other._num_extends == 0) != (self._num_extends == 0):
+            raise OptionError("other", "must have read its prompts where these rows have")
+        rows, new = self.num_rows, other.num_rows
+        starts, negatives = [*self._starts, *other._starts], [*self._negatives, *other._negatives]
+        self._inner.join(other._inner)  # own, behind, own of the new, behind of the new
+        order = np.split(np.arange(2 * (rows + new)), [rows, 2 * rows, 2 * rows + new])
+        self._inner.reorder(np.concatenate([order[0], order[2], order[1], order[3]]))
+        self._starts, self._negatives = np.array(starts, np.int64), negatives
+        self._num_extends = min(self._num_extends, other._num_extends)
+
     def release(self) -> None:
         self._inner.release()
 

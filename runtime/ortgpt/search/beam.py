@@ -7,7 +7,7 @@ are those of transformers' generate (4.57).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, TextState
+from ortgpt.interfaces import Arrivals, Decoder, Floats, Ids, Outputs, Processor, TextState
 from ortgpt.numerics import log_softmax
+from ortgpt.search.arrivals import extend_and_join, fill_gaps
 from ortgpt.search.banks import Banks, choose_from_banks
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
@@ -251,31 +252,30 @@ def _generated(text: TextState) -> Ids:
 
 
 def beam_steps(
-    decoder: Decoder, outputs: Outputs, searches: Sequence[Search[T]]
-) -> Generator[None, bool, None]:
-    """Run the searches until all are done; yields after every step, is sent whether time is up.
+    decoder: Decoder, outputs: Outputs, searches: Sequence[Search[T]], is_late: Callable[[], bool]
+) -> Generator[None, Arrivals[Search[T]] | None, None]:
+    """Run the searches until all are done; yields after every step, is sent searches that join them.
 
     decoder  holds the prompts, one row per search
     outputs  logits (searches, outputs, vocab) of the prompts' last tokens, at [:, -1]
+    is_late  whether time is up
     """
     active = list(searches)
-    is_late = yield
     while True:
-        source_rows: list[int] = []
-        token_ids: list[int] = []
+        late = is_late()
+        moves: list[tuple[list[int], list[int]]] = []  # of each search: rows continued, new tokens
         first = 0
         for search in active:
-            num_rows = len(search.running)
-            rows = slice(first, first + num_rows)
+            rows = slice(first, first + len(search.running))
             guided = None if outputs.guided is None else outputs.guided[rows, -1]
-            sources, tokens = search.advance(outputs.logits[rows, -1], guided, is_late=is_late)
-            if not search.is_done:
-                source_rows += [first + source for source in sources]
-                token_ids += tokens
-            first += num_rows
-        active = [search for search in active if not search.is_done]
-        is_late = yield
-        if not active:
+            sources, token_ids = search.advance(outputs.logits[rows, -1], guided, is_late=late)
+            moves.append(([first + source for source in sources], token_ids))
+            first = rows.stop
+        going = fill_gaps([place for place, search in enumerate(active) if not search.is_done])
+        arrivals = yield
+        if not going and arrivals is None:
             return
-        decoder.reorder(source_rows)
-        outputs = decoder.extend(np.asarray(token_ids, np.int64)[:, None])
+        decoder.reorder([row for place in going for row in moves[place][0]])
+        tokens = np.array([token_id for place in going for token_id in moves[place][1]], np.int64)
+        outputs = extend_and_join(decoder, tokens[:, None], arrivals)
+        active = [*(active[place] for place in going), *(arrivals.rows if arrivals is not None else ())]

@@ -71,7 +71,7 @@ def contrastive_scores(probabilities: Floats, similarities: Floats, penalty_alph
 
 def contrastive_steps(
     decoder: Decoder, outputs: Outputs, rows: Sequence[ContrastiveRow], strategy: ContrastiveSearch
-) -> Steps:
+) -> Steps[ContrastiveRow]:
     """Choose each row's token among its top_k candidates, by running the model on all of them.
 
     decoder  holds the prompts; one row per entry of `rows`, each with room for one token
@@ -80,11 +80,8 @@ def contrastive_steps(
     A row whose logits are not finite, or that has no token left, fails alone: see Step.errors.
     """
     current = outputs
-    step_number = 0
     while True:
-        found = [
-            _candidates(row, *current.last(i), strategy.top_k, step_number) for i, row in enumerate(rows)
-        ]
+        found = [_candidates(row, *current.last(i), strategy.top_k) for i, row in enumerate(rows)]
         outputs = _run_candidates(decoder, [candidates.ids for candidates in found])
         assert outputs.hidden is not None
         picks = np.zeros(len(rows), np.int64)
@@ -100,11 +97,13 @@ def contrastive_steps(
         if not len(going):
             return
         _keep(decoder, picks)
-        if len(going) < len(rows):
-            decoder.reorder(going)
-        rows = [rows[index] for index in going]
-        current = following.at(going)
-        step_number += 1
+        if len(going.rows) < len(rows):
+            decoder.reorder(going.rows)
+        rows = [*(rows[index] for index in going.rows), *going.new_rows]
+        current = following.at(going.rows)
+        if going.arrivals is not None:
+            current = current.followed_by(going.arrivals.outputs)
+            decoder.join(going.arrivals.decoder)
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,13 @@ class _Candidates:
     error: OrtgptError | None = None
 
 
-def _candidates(
-    row: ContrastiveRow, raw: Floats, scores: Floats, top_k: int, step_number: int
-) -> _Candidates:
+def _candidates(row: ContrastiveRow, raw: Floats, scores: Floats, top_k: int) -> _Candidates:
     """scores: what the processors see in place of the raw logits; both (vocab,)."""
     nothing = np.zeros(top_k, np.float32)
     normaliser = log_normaliser(raw)
     try:
         if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
-            raise NonFiniteLogitsError(step_number)
+            raise NonFiniteLogitsError(row.history.num_new)
         scores = row.process(row.history.ids, scores)
     except (ConstraintError, NonFiniteLogitsError) as error:
         return _Candidates(np.zeros(top_k, np.int64), nothing, nothing, nothing == 0, error)

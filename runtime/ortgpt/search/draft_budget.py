@@ -39,12 +39,12 @@ class DraftBudget:
     def __init__(
         self, num_rows: int, longest: int, *, drafter_cost: float = 0.0, ragged_widths: bool = True
     ) -> None:
-        self._lengths = [min(2, longest)] * num_rows
+        self._lengths: list[int] = []
         self._longest, self._drafter_cost, self._is_ragged = longest, drafter_cost, ragged_widths
         self._credit = FIRST_CREDIT + FIRST_GUESSES * drafter_cost
         self._idle_passes = 0  # since the last draft: so many tokens a draft model is behind
         self._has_begun = False
-        self._set_bounds()
+        self.join(num_rows)
 
     @property
     def has_credit(self) -> bool:
@@ -80,6 +80,11 @@ class DraftBudget:
         self._lengths = [self._lengths[row] for row in rows]
         self._set_bounds()
 
+    def join(self, num_rows: int) -> None:
+        """So many rows come behind."""
+        self._lengths += [min(2, self._longest)] * num_rows
+        self._set_bounds()
+
     def _set_bounds(self) -> None:
         """What any draft costs at least, and the most that credit may come to."""
         num_rows = len(self._lengths)
@@ -98,4 +103,4 @@ class DraftBudget:
             cost += 2 * num_drafts * (1 - POSITION_COST)
         one_pass = 1 + POSITION_COST * (num_rows - 1)
         late = CATCH_UP_COST * num_rows * idle_passes
-        return (cost + self._drafter_cost * late) / one_pass + self._drafter_cost * max(guessed)
+        return (cost + self._drafter_cost * late) / one_pass + self._drafter_cost * max(guessed, default=0)

@@ -25,18 +25,22 @@ class DraftDecoder:
 
     def __init__(self, model: DraftModel, vocab_size: int) -> None:
         self._model, self._vocab_size = model, vocab_size
-        self._decoder: Decoder | None = None  # made when it is first needed
+        self._has_begun = False  # reading, which it puts off until guesses are first wanted
+        self._decoder: Decoder | None = None  # None: there is no row to follow
         # By row; None: too long. The decoder's rows are the others, in their order.
         self._read: list[_Read | None] = []
 
     def propose(self, rows: Sequence[SampledRow], rooms: Sequence[int]) -> list[list[int]]:
         if not any(rooms):
             return [[] for _ in rows]
-        decoder = self._begin(rows) if self._decoder is None else self._decoder
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin(rows)
+        context = 0 if self._decoder is None else self._decoder.context
         lengths = [len(row.history) for row in rows]
-        self._follow([row for row in self._followed if lengths[row] < decoder.context])
+        self._follow([row for row in self._followed if lengths[row] < context])
         followed = self._followed
-        drafts = {row: _Draft(rows[row], min(rooms[row], decoder.context - lengths[row])) for row in followed}
+        drafts = {row: _Draft(rows[row], min(rooms[row], context - lengths[row])) for row in followed}
         if any(draft.is_open for draft in drafts.values()):
             logits = self._catch_up([rows[row].history.ids for row in followed])
             while True:
@@ -49,9 +53,13 @@ class DraftDecoder:
         return [drafts[row].ids if row in drafts else [] for row in range(len(rows))]
 
     def keep(self, rows: Sequence[int] | Ids) -> None:
-        if self._decoder is not None:
+        if self._has_begun:
             self._follow([row for row in rows if self._read[row] is not None])
             self._read = [self._read[row] for row in rows]
+
+    def join(self, rows: Sequence[SampledRow]) -> None:
+        if self._has_begun:
+            self._begin(rows)
 
     def release(self) -> None:
         if self._decoder is not None:
@@ -67,27 +75,37 @@ class DraftDecoder:
         """By the decoder's rows."""
         return [read for read in self._read if read is not None]
 
-    def _begin(self, rows: Sequence[SampledRow]) -> Decoder:
-        """Read the prompts, each once however many rows begin with it."""
+    def _begin(self, rows: Sequence[SampledRow]) -> None:
+        """Read the prompts of rows that come behind, each once however many rows begin with it."""
         prompts = [tuple(row.history.prompt.tolist()) for row in rows]
-        decoder = self._decoder = self._model.decoder(rows=len(rows))
+        decoder = self._model.decoder(rows=len(rows))
         fitting = [prompt for prompt in prompts if len(prompt) < decoder.context]
-        if fitting:
-            different = list(dict.fromkeys(fitting))
+        self._read += [_Read(len(prompt)) if len(prompt) < decoder.context else None for prompt in prompts]
+        if not fitting:
+            decoder.release()
+            return
+        different = list(dict.fromkeys(fitting))
+        try:
             decoder.reorder(range(len(different)))
             decoder.extend(different)
             decoder.reorder([different.index(prompt) for prompt in fitting])
-        self._read = [_Read(len(prompt)) if len(prompt) < decoder.context else None for prompt in prompts]
-        return decoder
+            if self._decoder is not None:
+                self._decoder.join(decoder)
+        except BaseException:
+            decoder.release()
+            raise
+        if self._decoder is None:
+            self._decoder = decoder
 
     def _follow(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, which it follows, in their order."""
         followed = self._followed
-        if self._decoder is not None and len(rows) < len(followed):
+        if self._decoder is not None and list(rows) != followed:
             if rows:
                 self._decoder.reorder([followed.index(row) for row in rows])
             else:
                 self._decoder.release()
+                self._decoder = None
             self._read = [read if row in rows else None for row, read in enumerate(self._read)]
 
     def _catch_up(self, histories: Sequence[Ids]) -> Floats:

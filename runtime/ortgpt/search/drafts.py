@@ -28,6 +28,10 @@ class Drafter(Protocol):
         """Row i is what row rows[i] was; the others have ended."""
         ...
 
+    def join(self, rows: Sequence[SampledRow]) -> None:
+        """These come behind; each has its prompt and no token more."""
+        ...
+
     def release(self) -> None:
         """Free what it holds; it can't be used afterwards."""
         ...
@@ -47,6 +51,9 @@ class PromptLookup:
 
     def keep(self, rows: Sequence[int] | Ids) -> None:
         self._indices = [self._indices[row] for row in rows]
+
+    def join(self, rows: Sequence[SampledRow]) -> None:
+        self._indices = [*self._indices, *(RunIndex() for _ in rows)]
 
     def release(self) -> None:
         self._indices = []

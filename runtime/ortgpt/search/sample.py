@@ -10,6 +10,7 @@ import numpy as np
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Step, Steps
 from ortgpt.numerics import log_normaliser
+from ortgpt.search.arrivals import extend_and_join
 from ortgpt.search.history import History
 
 Pick = Callable[[Ids, Floats], int]
@@ -30,7 +31,7 @@ def pick_best(token_ids: Ids, scores: Floats) -> int:
     return int(scores.argmax())
 
 
-def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow]) -> Steps:
+def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow]) -> Steps[SampledRow]:
     """Choose a token for each row, then run the model on those that go on.
 
     decoder  holds the prompts; one row per entry of `rows`
@@ -44,10 +45,10 @@ def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow])
         going = yield step
         if not len(going):
             return
-        rows = [rows[row] for row in going]
-        if len(rows) < decoder.num_rows:
-            decoder.reorder(going)
-        outputs = decoder.extend(step.token_ids[going][:, None])
+        if len(going.rows) < decoder.num_rows:
+            decoder.reorder(going.rows)
+        rows = [*(rows[row] for row in going.rows), *going.new_rows]
+        outputs = extend_and_join(decoder, step.token_ids[going.rows][:, None], going.arrivals)
 
 
 def choose_tokens(rows: Sequence[SampledRow], outputs: Outputs, *, waiting: Collection[int] = ()) -> Step:

@@ -9,10 +9,14 @@ one that decoding without guesses gives, up to ties that the rounding of another
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Step, Steps
+import numpy as np
+
+from ortgpt.interfaces import Decoder, Floats, Going, Outputs, Step, Steps
+from ortgpt.search.arrivals import extend_and_join
 from ortgpt.search.draft_budget import DraftBudget
 from ortgpt.search.drafts import Drafter
 from ortgpt.search.sample import SampledRow, choose_tokens
@@ -27,7 +31,7 @@ class DraftedRow(SampledRow):
 
 def speculative_steps(
     decoder: Decoder, first: Outputs, rows: Sequence[DraftedRow], drafter: Drafter, budget: DraftBudget
-) -> Steps:
+) -> Steps[DraftedRow]:
     """Choose tokens for each row, as many as were guessed rightly and one more, then run the model on.
 
     decoder  holds the prompts; one row per entry of `rows`
@@ -42,10 +46,11 @@ def speculative_steps(
     outputs = _column(first, places=range(len(rows)), column=-1)
     try:
         while True:
-            places, right = yield from _check(rows, outputs, drafts)
+            going, right = yield from _check(rows, outputs, drafts)
             budget.settle([len(draft) for draft in drafts], right)
-            if not places:
+            if not len(going):
                 return
+            places = going.rows.tolist()
             if len(places) < len(rows):
                 rows = [rows[place] for place in places]
                 decoder.reorder(places)
@@ -55,42 +60,49 @@ def speculative_steps(
             if any(wrong):
                 decoder.trim(decoder.lengths - wrong)
             drafts = [[] for _ in rows]
-            if budget.has_credit:
+            if rows and budget.has_credit:
                 drafts = drafter.propose(rows, budget.rooms(_limits(decoder, rows)))
             new = _new_tokens(decoder, rows, drafts)
-            widths = [len(ids) for ids in new]
-            outputs = decoder.extend(new, outputs="all" if any(drafts) else "last")
+            outputs = extend_and_join(decoder, new, going.arrivals, outputs="all" if any(drafts) else "last")
+            if going.new_rows:  # nothing is guessed for them yet
+                rows = [*rows, *going.new_rows]
+                drafts = [*drafts, *([] for _ in going.new_rows)]
+                drafter.join(going.new_rows)
+                budget.join(len(going.new_rows))
+            widths = [*map(len, new), *(1 for _ in going.new_rows)]
     finally:
         drafter.release()
 
 
 def _check(
-    rows: Sequence[SampledRow], outputs: Outputs, drafts: Sequence[list[int]]
-) -> Generator[Step, Ids, tuple[list[int], list[int]]]:
-    """Steps for as long as some row's tokens are those guessed.
+    rows: Sequence[DraftedRow], outputs: Outputs, drafts: Sequence[list[int]]
+) -> Generator[Step, Going[DraftedRow], tuple[Going[DraftedRow], list[int]]]:
+    """Steps for as long as some row's tokens are those guessed; only the last one ends the pass.
 
     outputs  (rows, outputs, vocab): at [:, i] after i tokens of each draft
-    returns  the rows that go on, and how many guesses were right, by row
+    returns  what goes on, and how many guesses were right, by row
     """
     places = list(range(len(rows)))  # of the rows that still run
     right = [0] * len(rows)
     waiting: set[int] = set()  # places whose text is no longer as guessed
-    for column in range(1 + max(map(len, drafts))):
+    column = 0
+    while True:
         step = choose_tokens(
             [rows[place] for place in places],
             _column(outputs, places, column),
             waiting=[index for index, place in enumerate(places) if place in waiting],
         )
-        going = yield step
         for place, token_id in zip(places, step.token_ids.tolist(), strict=True):
             if drafts[place][column : column + 1] == [token_id]:
                 right[place] += 1
             else:
                 waiting.add(place)
-        places = [places[index] for index in going.tolist()]
-        if waiting.issuperset(places):
-            break
-    return places, right
+        is_last = waiting.issuperset(places)
+        going = yield step if is_last else dataclasses.replace(step, ends_pass=False)
+        places = [places[index] for index in going.rows.tolist()]
+        if is_last or not places:
+            return Going(np.array(places, np.int64), going.arrivals), right
+        column += 1
 
 
 def _column(outputs: Outputs, places: Sequence[int], column: int) -> Outputs:

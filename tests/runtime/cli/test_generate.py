@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from ortgpt import Sampling
 from ortgpt.cli import output
+from ortgpt.errors import OrtgptError
 from ortgpt.results import Timings
 
 PROMPT = "Once upon a time"
@@ -229,14 +232,105 @@ def test_guessed_tokens_change_nothing_but_the_time(invoke, storyteller_bundle, 
     assert missing.err.startswith(f"error: the draft model: there is no bundle at '{tmp_path / 'none'}'")
 
 
-def test_prompts_that_ran_together_share_their_seconds(capsys) -> None:
-    def timed(decode_s: float, generated: int) -> Any:
-        timings = Timings(0.5, 0.25, 0.1, decode_s, 3, generated, (generated - 1) / decode_s)
+def test_the_timing_line_counts_a_prompts_own_seconds_or_those_of_the_whole_file(capsys) -> None:
+    def timed(ttft_s: float, decode_s: float, generated: int) -> Any:
+        timings = Timings(0.5, ttft_s, 0.1, decode_s, 3, generated, (generated - 1) / decode_s)
         return dataclasses.make_dataclass("Timed", ["timings"])(timings)
 
-    output.print_timings([timed(2.0, 11), timed(2.0, 21), timed(3.0, 31)])
-    # 10 and 20 tokens after the first in the same 2 s, then 30 in 3 s.
-    assert capsys.readouterr().err == "63 tokens, 12.0 tokens/s, first after 0.250 s, load 0.50 s\n"
+    output.print_timings([timed(0.25, 2.0, 11)])
+    assert capsys.readouterr().err == "11 tokens, 5.0 tokens/s, first after 0.250 s, load 0.50 s\n"
+    output.print_timings([timed(0.25, 2.0, 11), timed(0.2, 2.0, 21), timed(2.0, 3.0, 31)], seconds=3.5)
+    assert capsys.readouterr().err == "63 tokens, 18.0 tokens/s, first after 0.200 s, load 0.50 s\n"
+
+
+def test_results_are_shown_in_order_each_as_soon_as_it_and_all_before_are_there(capsys) -> None:
+    shown: list[str] = []
+    steps: list[list[str]] = []
+
+    def outcomes() -> Any:
+        for index, outcome in ((2, "c"), (0, "a"), (3, OrtgptError("no")), (1, "b"), (4, "e")):
+            yield index, outcome
+            steps.append(shown.copy())
+
+    with pytest.raises(OrtgptError, match="no"):
+        output.show_in_order(outcomes(), 5, shown.append, has_bar=False)
+    assert steps == [[], ["a"], ["a"], ["a", "b", "c"], ["a", "b", "c", "e"]]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OrtgptError("no memory")])
+def test_what_is_there_when_the_run_ends_early_is_shown_too(end: BaseException) -> None:
+    shown: list[str] = []
+
+    def outcomes() -> Any:
+        yield from ((3, "d"), (0, "a"), (2, "c"))
+        raise end
+
+    with pytest.raises(type(end)):
+        output.show_in_order(outcomes(), 5, shown.append, has_bar=False)
+    assert shown == ["a", "c", "d"]
+
+
+def test_the_number_of_rows_changes_nothing_that_is_printed(invoke, storyteller_bundle, tmp_path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "".join(f"The {one} {two}\n" for one in ("old", "young") for two in ("fox", "king", "cat"))
+    )
+    asked = ("generate", "-m", storyteller_bundle, "--prompt-file", path, *SAMPLED, "--stop", "he", "--quiet")
+    shown = [invoke(*asked, *rows) for rows in ((), ("--max-rows", "1"), ("--max-rows", "4"))]
+    assert shown[0] == shown[1] == shown[2]
+    assert shown[0].out.count("\n") >= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--max-rows", "4"), "--max-rows is for several prompts"),
+        (("--progress",), "--progress is for several prompts"),
+        (("--prompt-file", "x", "--max-rows", "0"), "--max-rows must be between 1 and 1024"),
+        (("--prompt-file", "x", "--max-rows", "1025"), "--max-rows must be between 1 and 1024"),
+        (("--prompt-file", "x", "--progress", "--quiet"), "--progress does not go with --quiet"),
+    ],
+)
+def test_flags_of_a_prompt_file_are_checked_before_anything_is_loaded(
+    arguments, problem, invoke, tmp_path
+) -> None:
+    path = tmp_path / "x"
+    path.write_text("a\n")
+    asked = [path if part == "x" else part for part in arguments]
+    prompt = () if "--prompt-file" in arguments else ("The fox",)
+    shown = invoke("generate", *prompt, "-m", tmp_path / "none", *asked)
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith(f"error: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_bar"),
+    [
+        ((), True),
+        (("--no-progress",), False),
+        (("--quiet",), False),
+        (("--json",), False),
+        (("--json", "--progress"), True),
+    ],
+)
+def test_a_prompt_file_has_a_bar_where_stderr_is_a_terminal_and_stdout_has_the_texts_alone(
+    flags, has_bar, run, storyteller_bundle, tmp_path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("The king\nThe fox\n")
+    asked = ("generate", "-m", storyteller_bundle, "--prompt-file", path, "--max-new-tokens", "3", *flags)
+    master, terminal = os.openpty()
+    seen = run(*asked, stderr=terminal)
+    os.close(terminal)
+    with open(master, "rb") as screen:
+        err = b""
+        with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+            while part := screen.read1():
+                err += part
+    assert (b"2/2" in err) == has_bar
+    assert (seen.code, seen.out.count("\n")) == (0, 2)
+    assert "\x1b" not in seen.out
+    assert "2/2" not in run(*asked).err
 
 
 def test_a_prompt_longer_than_the_context_is_a_usage_error_naming_both_numbers(

@@ -163,3 +163,45 @@ def test_a_cache_that_does_not_fit_is_refused_with_both_numbers(monkeypatch: pyt
     assert cache_module.check_memory.__module__ == "ortgpt.inference.memory"
     with pytest.raises(ProviderError, match=r"needs .* MB, .* MB are available"):
         filled([5])
+
+
+@pytest.mark.parametrize("lengths", [[4], [100, 3], [10, 64, 1], []])
+def test_a_cache_joins_its_rows_to_another_and_is_freed(lengths: list[int]) -> None:
+    cache, other = filled([5, 40]), filled(lengths, rows=max(1, len(lengths))) if lengths else Cache(SHAPE, 0)
+    expected = contents(cache) + contents(other)
+    cache.join(other)
+    assert contents(cache) == expected
+    assert (other.num_rows, other.nbytes) == (0, 0)
+
+
+def test_rows_that_have_left_make_room_for_those_that_join() -> None:
+    cache = filled([30, 50, 20])
+    cache.reorder(np.array([1]))
+    generation, nbytes, row = cache.generation, cache.nbytes, contents(cache)
+    other = filled([9, 8])
+    expected = row + contents(other)
+    cache.join(other)
+    assert contents(cache) == expected
+    assert (cache.generation, cache.nbytes) == (generation, nbytes)  # the buffer has not moved
+    cache.join(filled([7]))
+    assert cache.nbytes > nbytes
+
+
+def test_a_row_that_joined_is_not_taken_for_what_was_in_its_place() -> None:
+    cache = filled([30, 30])
+    cache.reorder(np.array([0]))
+    cache.join(filled([10]))
+    cache.buffer[:, 1, :, :10] = 777  # of the same tokens as row 0, but from another place
+    cache._tokens[1, :10] = 900 + np.arange(10)
+    cache.reorder(np.array([1, 0]))
+    assert contents(cache) == [[777] * 10, list(range(30))]
+
+
+def test_joining_needs_memory_only_where_the_buffer_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 72"""
+    cache, small, large = filled([30, 30]), filled([10]), filled([100])
+    cache.reorder(np.array([0]))
+    monkeypatch.setattr("ortgpt.inference.memory.available_bytes", lambda: 1_000)
+    cache.join(small)
+    with pytest.raises(ProviderError, match="the cache of 3 rows"):
+        cache.join(large)

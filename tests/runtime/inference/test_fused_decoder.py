@@ -13,6 +13,7 @@ import ortgpt
 from ortgpt.inference.fused_decoder import KEPT_LOGITS
 from ortgpt.inference.session import Session
 from ortgpt.interfaces import Decoder
+from ortgpt.testing import FakeDecoder
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import read_config
 from ortgpt_export.reference import forward
@@ -279,3 +280,63 @@ def test_the_cache_is_counted_and_released(model: ortgpt.Model) -> None:
     assert decoder.nbytes == decoder.capacity * shape.cache_bytes_per_token()
     decoder.release()
     assert (decoder.nbytes, decoder.num_rows) == (0, 0)
+
+
+def test_rows_that_join_go_on_as_they_would_alone(model: ortgpt.Model) -> None:
+    """Prompts read in decoders of their own, joined one after the other, some rows leaving in between."""
+    prompts = [ids(width) for width in (9, 130, 4, 70, 1, 33)]
+    decoder, other, third = model.decoder(2), model.decoder(3), model.decoder()
+    decoder.extend(prompts[:2])
+    other.extend(prompts[2:5])
+    third.extend(prompts[5:])
+    alone = [model.decoder() for _ in prompts]
+    for one, prompt in zip(alone, prompts, strict=True):
+        one.extend([prompt])
+
+    def step(rows: list[int], seed: int) -> None:
+        new = [[token] for token in ids(len(rows), seed=seed)]
+        logits = decoder.extend(new).logits
+        for place, row in enumerate(rows):
+            assert np.array_equal(logits[place], alone[row].extend([new[place]]).logits[0])
+
+    step([0, 1], 1)
+    decoder.join(other)
+    step([0, 1, 2, 3, 4], 2)
+    decoder.reorder([4, 1, 2])
+    decoder.join(third)
+    assert decoder.lengths.tolist() == [2, 132, 5, 33]
+    step([4, 1, 2, 5], 3)
+    assert (other.num_rows, other.nbytes, third.nbytes) == (0, 0, 0)
+
+
+def test_joined_rows_can_be_chosen_from_trimmed_and_forked(model: ortgpt.Model) -> None:
+    decoder, other = model.decoder(), model.decoder()
+    decoder.extend([ids(9)])
+    other.extend([ids(20)])
+    decoder.join(other)
+    decoder.extend([[1, 2], [3, 4]], outputs="all", hidden=True, siblings=True)
+    decoder.keep([[1], [0]])
+    twin = decoder.fork()
+    decoder.trim([9, 20])
+    logits = decoder.extend([[2], [3]]).logits
+    fresh = model.decoder(2)
+    fresh.extend([ids(9), ids(20)])
+    assert np.array_equal(logits, fresh.extend([[2], [3]]).logits)
+    assert twin.lengths.tolist() == [10, 21]
+
+
+def test_only_another_decoder_of_the_same_model_can_join(
+    model: ortgpt.Model, make_bundle: MakeBundle
+) -> None:
+    decoder = model.decoder()
+    decoder.extend([[1, 2]])
+    with ortgpt.load(make_bundle(), threads=1) as stranger:
+        for other in (decoder, stranger.decoder(), FakeDecoder(257, 64)):
+            with pytest.raises(ortgpt.OptionError, match="another decoder of the same model"):
+                decoder.join(other)
+    waiting = model.decoder()
+    waiting.extend([[1, 2]], siblings=True)
+    for one, other in ((decoder, waiting), (waiting, decoder)):
+        with pytest.raises(ortgpt.OptionError, match="siblings"):
+            one.join(other)
+    assert decoder.lengths.tolist() == [2]

@@ -197,3 +197,42 @@ def test_logits_that_are_no_numbers_give_no_scores(half: int, bad: float) -> Non
     scores = guided_scores(halves[0], halves[1], 1.5)
     assert np.isfinite(scores[0]).all()
     assert np.isnan(scores[1]).all()
+
+
+def test_both_halves_of_rows_that_join_come_along() -> None:
+    decoder, _, rows = started()
+    decoder.extend([(1,), (2,), (3,)])
+    rows = [(own + new, behind + new) for (own, behind), new in zip(rows, [(1,), (2,), (3,)], strict=True)]
+    decoder.reorder([2, 0])
+    prompts, negatives = [(13, 14), (15,)], [(16,), (17, 18, 19)]
+    other = GuidedDecoder(FakeDecoder(VOCAB, 100, rows=2), SCALE, negatives)
+    other.extend(prompts)
+    decoder.join(other)
+    rows = [rows[2], rows[0], *zip(prompts, negatives, strict=True)]
+    with pytest.raises(OptionError, match="first extend"):  # it brought what the new rows hold
+        decoder.trim([1, 1, 1, 1])
+    with pytest.raises(OptionError, match="later extend"):
+        decoder.keep([[0]] * 4)
+    assert_rows(decoder, rows, [(20,), (21, 22), (23,), (24, 25)])
+
+
+def test_rows_join_before_the_prompts_are_read_as_well() -> None:
+    decoder = GuidedDecoder(FakeDecoder(VOCAB, 100, rows=1), SCALE, NEGATIVES[:1])
+    decoder.join(GuidedDecoder(FakeDecoder(VOCAB, 100, rows=2), SCALE, NEGATIVES[1:]))
+    decoder.extend(PROMPTS)
+    assert_rows(decoder, list(zip(PROMPTS, NEGATIVES, strict=True)), [(1,), (2,), (3,)])
+
+
+def test_what_is_guided_otherwise_or_stands_elsewhere_can_not_join() -> None:
+    decoder, inner, _ = started()
+    unread = GuidedDecoder(FakeDecoder(VOCAB, 100), SCALE, [(1,)])
+    otherwise = GuidedDecoder(FakeDecoder(VOCAB, 100), 2.5, [(1,)])
+    otherwise.extend([(1,)])
+    for other, problem in (
+        (unread, "read its prompts"),
+        (otherwise, "guided by 1.5"),
+        (inner, "guided by 1.5"),
+    ):
+        with pytest.raises(OptionError, match=problem):
+            decoder.join(other)  # type: ignore[arg-type]
+    assert decoder.num_rows == 3

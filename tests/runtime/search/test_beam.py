@@ -46,14 +46,13 @@ def make_search(
 
 def run(searches: list[Beams[ChoiceState]], prompts: list[tuple[int, ...]], decoder: FakeDecoder) -> int:
     """Drive the searches to their end; returns the number of steps."""
-    steps = beam_steps(decoder, decoder.extend(prompts), searches)
-    next(steps)
+    steps = beam_steps(decoder, decoder.extend(prompts), searches, lambda: False)
     count = 0
     while not all(search.is_done for search in searches):
-        steps.send(False)
+        next(steps)
         count += 1
     with pytest.raises(StopIteration):
-        steps.send(False)
+        next(steps)
     return count
 
 

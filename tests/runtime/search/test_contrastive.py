@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ortgpt.interfaces import Capabilities, Floats, Ids
+from ortgpt.interfaces import Capabilities, Floats, Going, Ids
 from ortgpt.numerics import softmax
 from ortgpt.search.contrastive import ContrastiveRow, StateHistory, contrastive_scores, contrastive_steps
 from ortgpt.search.history import History
@@ -64,7 +64,7 @@ def run(decoder: FakeDecoder, strategy: ContrastiveSearch, ends: list[int]) -> l
         going = [place for place, row in enumerate(running) if len(tokens[row]) < ends[row]]
         running = [running[place] for place in going]
         try:
-            step = steps.send(np.asarray(going))
+            step = steps.send(Going(np.asarray(going, np.int64)))
         except StopIteration:
             return tokens
 

@@ -164,3 +164,15 @@ def test_credit_is_kept_for_a_few_drafts_only() -> None:
         spent += single_row_cost(length)
         budget.settle([length], [0])
     assert spent <= SAVED_DRAFTS * single_row_cost(8) + 30 * ALLOWANCE
+
+
+def test_rows_that_join_count_as_if_they_had_been_there() -> None:
+    whole, grown = DraftBudget(5, 8), DraftBudget(2, 8)
+    grown.keep([])
+    grown.join(2)
+    grown.join(3)
+    for _ in range(40):
+        lengths = rooms(whole, 5)
+        assert rooms(grown, 5) == lengths
+        for budget in (whole, grown):
+            budget.settle(lengths, [min(row, length) for row, length in enumerate(lengths)])

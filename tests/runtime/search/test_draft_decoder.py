@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ortgpt.errors import ConstraintError, OrtgptError
-from ortgpt.interfaces import Capabilities, Floats, Ids, Processor
+from ortgpt.interfaces import Capabilities, Floats, Going, Ids, Processor
 from ortgpt.row_run import make_pick
 from ortgpt.search.draft_budget import DraftBudget
 from ortgpt.search.draft_decoder import DraftDecoder
@@ -90,7 +90,7 @@ def drive(steps, rows: Sequence[SampledRow], ends: Sequence[int]) -> list[list[i
         going = [place for place, row in enumerate(running) if rows[row].history.num_new < ends[row]]
         running = [running[place] for place in going]
         try:
-            step = steps.send(np.asarray(going, np.int64))
+            step = steps.send(Going(np.asarray(going, np.int64)))
         except StopIteration:
             return [row.history.ids[len(row.history.prompt) :].tolist() for row in rows]
 
@@ -270,3 +270,68 @@ def test_a_released_drafter_has_freed_its_decoder_and_one_never_used_has_none() 
     drafter.release()
     with pytest.raises(OrtgptError, match="released"):
         model.decoders[0].extend([[1]])
+
+
+def right_guesses(history: Ids, count: int) -> list[int]:
+    ids = history.tolist()
+    for _ in range(count):
+        ids.append(int(fake_logits(ids, VOCAB).argmax()))
+    return ids[len(history) :]
+
+
+def test_rows_that_join_or_change_places_are_followed_to_where_they_are() -> None:
+    """A row that is too long for the draft model leaves, and the last one takes its place."""
+    long = tuple(range(1, 30))
+    drafter = DraftDecoder(FakeModel(context=25), VOCAB)
+    rows = make_rows(Greedy(), prompts=[long, (1, 2), (3,), (4, 5, 6)])
+
+    def propose() -> None:
+        expected = [[] if len(row.history) >= 25 else right_guesses(row.history.ids, 2) for row in rows]
+        assert drafter.propose(rows, [2] * len(rows)) == expected
+
+    propose()
+    for order in ([3, 1, 2], [2, 1], [1, 0]):
+        drafter.keep(order)
+        rows = [rows[place] for place in order]
+        propose()
+        new = make_rows(Greedy(), prompts=[(7, len(order)), (8,), long])
+        drafter.join(new)
+        rows = [*rows, *new]
+        propose()
+        for row in rows:  # their texts grow, otherwise than guessed
+            row.history.append(9)
+
+
+def test_a_drafter_that_follows_no_row_any_more_follows_those_that_join() -> None:
+    model = FakeModel(context=8)
+    drafter = DraftDecoder(model, VOCAB)
+    rows = make_rows(Greedy(), prompts=[(1, 2), (3,)])
+    drafter.propose(rows, [1, 1])
+    drafter.keep([])
+    new = make_rows(Greedy(), prompts=[(4,), tuple(range(9))])
+    drafter.join(new)
+    assert drafter.propose(new, [2, 2]) == [right_guesses(new[0].history.ids, 2), []]
+    drafter.release()
+    assert all(decoder.capacity == 0 for decoder in model.decoders)
+
+
+def test_reading_is_put_off_for_rows_that_join_as_well() -> None:
+    model = FakeModel()
+    drafter = DraftDecoder(model, VOCAB)
+    first, second = make_rows(Greedy(), prompts=[(1,)]), make_rows(Greedy(), prompts=[(2, 3)])
+    drafter.join(second)
+    assert model.decoders == []
+    assert drafter.propose([*first, *second], [1, 1]) == [
+        right_guesses(one.history.ids, 1) for one in (*first, *second)
+    ]
+
+
+def test_what_fails_while_rows_join_leaves_no_decoder_behind() -> None:
+    model = FakeModel()
+    drafter = DraftDecoder(model, VOCAB)
+    drafter.propose(make_rows(Greedy()), [1, 1, 1])
+    with pytest.raises(OrtgptError):
+        drafter.join(make_rows(Greedy(), prompts=[(VOCAB,)]))  # an id that it does not have
+    assert model.decoders[-1].capacity == 0
+    drafter.release()
+    assert all(decoder.capacity == 0 for decoder in model.decoders)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError
-from ortgpt.interfaces import Floats, Ids, Step
+from ortgpt.interfaces import Floats, Going, Ids, Step
 from ortgpt.numerics import log_softmax
 from ortgpt.search.history import History
 from ortgpt.search.sample import SampledRow, pick_best, sample_steps
@@ -44,7 +44,7 @@ def run(decoder: FakeDecoder, rows: list[SampledRow], ends: list[int]) -> list[l
         going = [place for place, row in enumerate(running) if len(tokens[row]) < ends[row]]
         running = [running[place] for place in going]
         try:
-            step = steps.send(np.asarray(going))
+            step = steps.send(Going(np.asarray(going, np.int64)))
         except StopIteration:
             return tokens
 
@@ -98,8 +98,8 @@ def test_the_error_names_the_step_it_happened_at() -> None:
     decoder = FakeDecoder(VOCAB, 100, rows=1, nan_at=((2, 0),))
     steps = sample_steps(decoder, decoder.extend([(1,)]), make_rows([(1,)]))
     next(steps)
-    steps.send(np.asarray([0]))
-    step = steps.send(np.asarray([0]))
+    steps.send(Going(np.asarray([0])))
+    step = steps.send(Going(np.asarray([0])))
     assert isinstance(step.errors[0], NonFiniteLogitsError)
     assert step.errors[0].step == 2
 

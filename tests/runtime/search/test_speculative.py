@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
-from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs, Processor
+from ortgpt.interfaces import Arrivals, Capabilities, Floats, Going, Ids, Outputs, Processor
 from ortgpt.logits.pipeline import make_processors
 from ortgpt.numerics import log_softmax, softmax
 from ortgpt.options import Options
@@ -70,6 +70,9 @@ class ScriptedDrafter:
     def keep(self, rows: object) -> None:
         pass
 
+    def join(self, rows: object) -> None:
+        pass
+
     def release(self) -> None:
         self.num_releases += 1
 
@@ -119,7 +122,7 @@ class Driven:
             ]
             running = [running[place] for place in going]
             try:
-                step = steps.send(np.asarray(going, np.int64))
+                step = steps.send(Going(np.asarray(going, np.int64)))
             except StopIteration:
                 return
 
@@ -446,10 +449,10 @@ def test_the_drafter_is_released_however_it_ends(way: str) -> None:
     next(steps)
     if way == "fail":
         with pytest.raises(OrtgptError, match="out of guesses"):
-            steps.send(np.array([0]))
+            steps.send(Going(np.array([0])))
     elif way == "end":
         with pytest.raises(StopIteration):
-            steps.send(np.array([], np.int64))
+            steps.send(Going(np.array([], np.int64)))
     steps.close()
     assert drafter.num_releases == 1
 
@@ -475,3 +478,28 @@ def test_a_history_knows_its_prompt_and_what_came_after() -> None:
     assert (history.num_new, longer.num_new, len(longer)) == (100, 101, 103)
     assert history.prompt.tolist() == longer.prompt.tolist() == [5, 6]
     assert list(itertools.islice(longer.ids, 3)) == [5, 6, 0]
+
+
+def test_rows_may_join_only_between_passes_and_their_tokens_are_checked_like_others() -> None:
+    """While guessed tokens of a pass still come, a step says so; what joins has its prompt's outputs."""
+    rows, new = make_rows([(1, 2)]), make_rows([(3,), (4, 5)])
+    decoder = FakeDecoder(VOCAB, CONTEXT)
+    first = decoder.extend([(1, 2)])
+    drafter, budget = ScriptedDrafter(right), FreeBudget(1, 3)
+    steps = speculative_steps(decoder, first, rows, drafter, budget)
+    ends, step = [next(steps).ends_pass], None
+    for _ in range(8):
+        step = steps.send(Going(np.array([0])))
+        ends.append(step.ends_pass)
+    assert ends == [True, False, False, False, True, False, False, False, True]
+    other = FakeDecoder(VOCAB, CONTEXT, rows=2)
+    outputs = other.extend([(3,), (4, 5)]).at(np.arange(2))
+    step = steps.send(Going(np.array([0]), Arrivals(other, outputs, new)))
+    assert step.token_ids[1:].tolist() == [slow_greedy((3,), 1)[0], slow_greedy((4, 5), 1)[0]]
+    for _ in range(20):
+        step = steps.send(Going(np.arange(3)))
+    for row in (*rows, *new):
+        prompt = row.history.prompt.tolist()
+        assert row.history.ids[len(prompt) :].tolist() == slow_greedy(prompt, row.history.num_new)
+    assert decoder.num_rows == 3
+    assert min(row.history.num_new for row in new) > 8
