@@ -19,6 +19,8 @@ from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs
 from ortgpt.manifest import Manifest
 
 DEFAULT_CHUNK = 512
+# New tokens, of all rows together, from which a second graph runs a call: there int8 by columns takes WIDE.
+WIDE_TOKENS = 8
 KEPT_LOGITS = 64  # rows of logits that bound steps kept for reuse may hold together
 
 
@@ -26,12 +28,20 @@ class FusedDecoder:
     """Rows and their cache on a shared session; see `ortgpt.interfaces.Decoder` for the verbs.
 
     chunk: most new tokens of a row that one run of the graph takes; results do not depend on it.
+    wide: runs the calls of WIDE_TOKENS and more, on the same cache; None: the one session runs all.
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, *, rows: int = 1, chunk: int = DEFAULT_CHUNK
+        self,
+        session: Session,
+        manifest: Manifest,
+        *,
+        rows: int = 1,
+        chunk: int = DEFAULT_CHUNK,
+        wide: Session | None = None,
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
+        self._wide = wide
         self._cache = Cache(manifest.architecture, rows)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._added: list[int] = [0] * rows  # widths of the last extend, for keep
@@ -93,7 +103,7 @@ class FusedDecoder:
         self.reorder(np.repeat(np.arange(self.num_rows), times))
 
     def fork(self) -> FusedDecoder:
-        twin = FusedDecoder(self._session, self._manifest, rows=0, chunk=self._chunk)
+        twin = FusedDecoder(self._session, self._manifest, rows=0, chunk=self._chunk, wide=self._wide)
         twin._cache = self._cache.copy()
         twin._added, twin._siblings = list(self._added), self._siblings
         return twin
@@ -162,7 +172,7 @@ class FusedDecoder:
         step = self._bound_step(key)
         lengths = self._cache.lengths[call.first : call.last]
         step.fill(call, new[call.first : call.last], lengths, siblings)
-        self._session.run(step.binding)
+        step.session.run(step.binding)
         for row, count in enumerate(call.counts, start=call.first):
             self._cache.record(row, new[row][call.begin : call.begin + count], siblings=siblings)
         return Outputs(step.logits, step.hidden)
@@ -172,13 +182,18 @@ class FusedDecoder:
         if any(step.key[0] != key[0] for step in self._steps.values()):
             self._steps.clear()  # they are bound to a buffer that the cache has left
         step = self._steps.pop(key, None)
-        self._steps[key] = step or BoundStep(key, self._session, self._manifest, self._cache)
+        self._steps[key] = step or BoundStep(key, self._session_for(key), self._manifest, self._cache)
         while (
             len(self._steps) > 1
             and sum(one.logits[..., 0].size for one in self._steps.values()) > KEPT_LOGITS
         ):
             del self._steps[next(iter(self._steps))]
         return self._steps[key]
+
+    def _session_for(self, key: StepKey) -> Session:
+        _, first, last, width, *_ = key
+        is_wide = (last - first) * width >= WIDE_TOKENS
+        return self._wide if is_wide and self._wide is not None else self._session
 
 
 class _Collected:
