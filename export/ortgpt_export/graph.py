@@ -67,7 +67,8 @@ def write_graph(
     written. beside: another serialised graph of the same weights; what both hold in the same form stays in
     that one's data file, and this one refers to it there.
     """
-    writer = GraphWriter(data_file, on_bytes, location, ModelProto.FromString(beside).graph.initializer)
+    written = ModelProto.FromString(beside).graph.initializer
+    writer = GraphWriter(data_file, on_bytes, location=location, written=written)
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
         writer.nodes,

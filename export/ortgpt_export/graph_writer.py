@@ -29,6 +29,7 @@ class GraphWriter:
         self,
         data_file: BinaryIO,
         on_bytes: OnBytes = lambda _: None,
+        *,
         location: str = WEIGHTS_NAME,
         written: Iterable[TensorProto] = (),
     ) -> None:
