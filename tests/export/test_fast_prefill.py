@@ -168,18 +168,21 @@ def test_the_quality_is_that_of_the_graph_that_loses_more(precision: str, tmp_pa
 def test_the_second_graph_may_lose_what_int8_dynamic_may(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(int8: float, dynamic: float) -> None:
+    def export(int8: float, dynamic: float) -> float:
+        """The loss of the second graph, which is the greater one, when there are such limits."""
         monkeypatch.setattr(quality, "KL_LIMITS", {"int8": int8, "int8-dynamic": dynamic})
-        export_checkpoint(
+        manifest = export_checkpoint(
             str(checkpoint), tmp_path / "bundle", precision="int8", fast_prefill=True, force=True
         )
+        assert manifest.quality is not None
+        return manifest.quality.kl_divergence
 
-    export(1.0, 0.0)
+    loss = export(1.0, 0.0)
+    export(0.95 * loss, 1.0)
+    with pytest.raises(BundleError, match="may lose"):
+        export(0.95 * loss, 0.95 * loss)
     with pytest.raises(BundleError, match="may lose"):
         export(0.0, 1.0)  # the first graph has no such licence
-    with ortgpt.load(tmp_path / "bundle") as model:
-        found = model.manifest.quality
-    assert found is not None
 
 
 def test_a_bundle_with_two_graphs_can_be_replaced(checkpoint: Path, tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def check_room(manifest: Manifest, *, fast_prefill: bool = False) -> None:
     takes_both = fast_prefill and manifest.fast_prefill
     left_out = () if takes_both else (PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME)
     weights = sum(entry.size for name, entry in manifest.files.items() if name not in left_out)
-    remedy = "leave out the second copy with fast_prefill=False" if takes_both else "use a smaller model"
+    leave_out = "leave out the second copy: fast_prefill=False, --no-fast-prefill"
+    remedy = leave_out if takes_both else "use a smaller model"
     check_memory(
         # Weights are packed for the matrix products one by one, the table stays beside its copy.
         int(1.4 * weights) + 50_000_000,
