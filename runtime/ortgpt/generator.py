@@ -76,7 +76,7 @@ def load(
     _check_tokenizer(bundle, tokenizer)
     check_room(bundle.manifest, fast_prefill=fast_prefill)
 
-    def make_session(graph: bytes) -> Session:
+    def make_session(graph: bytes, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
         arrays = map_initializers(bundle, graph, external_only=True) if bundle.has_links else None
         return Session(
@@ -87,10 +87,13 @@ def load(
             provider=provider,
             threads=threads,
             on_run=on_run,
+            takes_turns=takes_turns,
         )
 
     session = make_session(bundle.graph)
-    wide = make_session(bundle.prefill_graph) if fast_prefill and bundle.prefill_graph is not None else None
+    wide = None
+    if fast_prefill and bundle.prefill_graph is not None:
+        wide = make_session(bundle.prefill_graph, takes_turns=True)
     bundle.check_weights_unchanged()
     model = Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
     if verify:

@@ -233,6 +233,25 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     return dict(json.loads((bundle / "manifest.json").read_text()))
 
 
+def test_the_second_session_leaves_the_processors_to_the_first_at_once(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads would else spin on through the first steps after a prompt."""
+    stops: list[bool] = []
+    real = session.onnxruntime.InferenceSession
+
+    def build(graph: bytes, options: Any, **others: Any) -> Any:
+        try:
+            stops.append(options.get_session_config_entry("session.force_spinning_stop") == "1")
+        except RuntimeError:  # not set
+            stops.append(False)
+        return real(graph, options, **others)
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", build)
+    ortgpt.load(bundle).close()
+    assert stops == [False, True]
+
+
 def test_closing_closes_both(bundle: Path) -> None:
     """FAULTS 69"""
     model = ortgpt.load(bundle, threads=1)

@@ -63,6 +63,7 @@ class Session:
     weights_folder  where onnxruntime finds the data files
     initializers    the same weights as arrays, for files that onnxruntime would not open itself
     on_run          is called after every run, for measurements
+    takes_turns     another session runs between this one's runs, and gets the processors at once
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Session:
         provider: Provider = "auto",
         threads: int | None = None,
         on_run: OnRun | None = None,
+        takes_turns: bool = False,
     ) -> None:
         check_installed_version(max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor)))
         self.provider = choose_provider(provider, manifest)
         self.threads = threads or default_threads()
-        self._on_run = on_run
+        self._on_run, self._takes_turns = on_run, takes_turns
         with contextlib.ExitStack() as stack:
             if initializers is not None:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
@@ -98,6 +100,8 @@ class Session:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )
+        if self._takes_turns:  # its threads would spin on for a while, against those of the other
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if os.environ.get("ORT_LOAD_CONFIG_FROM_MODEL") == "1":
             raise ProviderError(
                 "ORT_LOAD_CONFIG_FROM_MODEL=1 makes onnxruntime drop the settings that loading needs",
