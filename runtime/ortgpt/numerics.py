@@ -46,7 +46,7 @@ def log_normaliser(logits: Floats) -> float:
     # The row comes fresh from the model, so the first pass over it waits for memory, whatever it computes.
     # Mostly it can be the exponentials themselves: float32 has room for them, once a look at a few scores
     # has shown where the row lies.
-    shift = float(logits[::STRIDE].max())
+    shift = float(np.maximum.reduce(logits[::STRIDE]))
     if abs(shift) < NEAR:
         shift = 0.0
     with np.errstate(over="ignore"):

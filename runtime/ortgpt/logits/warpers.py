@@ -19,6 +19,7 @@ from ortgpt.numerics import DROPPED, bound_of_best
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).tiny)
 SORTED = 1024  # fewer scores are sorted all at once
+REACHES = (0.5, 1, 2, 3, 4, 6, 8, 12, 16)  # in nats from the entropy, tried one after the other
 # Rounding may make scores equal that were so close before a division by a temperature up to the hottest.
 CLOSE = 1e-6
 CLOSEST = 1e-30
@@ -77,7 +78,7 @@ def select_top_p(scores: Floats, p: float) -> Kept:
     share = p
     if values.size >= SORTED:
         head, share = _head(weigh(values), p)
-        earlier, values = among(earlier, head), values[head]
+        earlier, values = head if earlier is None else earlier[head], values[head]
     best = np.sort(values)[::-1]  # (head,), best first
     count = find_crossing(weigh(best), share, "left") + 1
     stays = values >= best[count - 1]
@@ -140,8 +141,8 @@ def _below(score: float, distance: float, reach: float = 0.0) -> float:
     return max(-LARGEST, score - reach - CLOSE * distance - CLOSEST)
 
 
-def _head(weights: Floats, p: float) -> tuple[NDArray[np.bool_], float]:
-    """Whether each token is among the best, enough of them to hold p of the weight; p as a share of theirs.
+def _head(weights: Floats, p: float) -> tuple[NDArray[np.intp], float]:
+    """Indices of the best tokens, enough of them to hold p of the weight, and p as a share of theirs.
 
     All tokens below the lowest floor weigh less than 1 - p together; higher floors are tried first,
     because mostly a few tokens hold p.
@@ -149,21 +150,19 @@ def _head(weights: Floats, p: float) -> tuple[NDArray[np.bool_], float]:
     total = float(weights.sum(dtype=np.float64))
     floor = (1 - p) * total / weights.size
     for factor in (256, 16, 1):
-        is_heavy = weights >= min(1.0, factor * floor)  # the best one weighs 1
-        reached = float(weights[is_heavy].sum(dtype=np.float64))
+        head = np.flatnonzero(weights >= min(1.0, factor * floor))  # the best one weighs 1
+        reached = float(weights[head].sum(dtype=np.float64))
         if reached >= p * total:
-            return is_heavy, p * total / reached
-    return weights >= 0, p
+            return head, p * total / reached
+    return np.arange(weights.size), p
 
 
 def _nearest(distance: Floats, weights: Floats, mass: float) -> tuple[NDArray[np.intp], float]:
     """Indices by rising distance, enough of them to hold the mass, and it as a share of theirs."""
     total = float(weights.sum(dtype=np.float64))
-    count = 256
-    while count < distance.size:
-        head = np.argpartition(distance, count)[:count]
+    for reach in REACHES:
+        head = np.flatnonzero(distance <= reach)
         reached = float(weights[head].sum(dtype=np.float64))
         if reached >= mass * total:
             return head[distance[head].argsort()], mass * total / reached
-        count *= 8
     return distance.argsort(), mass

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, TextState
-from ortgpt.numerics import log_softmax
+from ortgpt.numerics import bound_of_best, log_normaliser
 from ortgpt.search.banks import Banks, choose_from_banks
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
 T = TypeVar("T", bound=TextState)
+
+CLOSE = 1e-12  # float64's rounding of a sum, with room to spare
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,32 @@ class Candidate:
     score: float
 
 
-def beam_scores(logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Raw log-probabilities, and what the processors see in their place, each (running, vocab).
+class BeamScores:
+    """What a search's beams look like before the processors; its array is written over at every step."""
 
-    Guided scores are not normalised anew: in transformers guidance is a processor among others.
-    """
-    raw = log_softmax(logits)
-    return raw, raw if guided is None else guided.astype(np.float64)
+    def __init__(self) -> None:
+        self._scores: Floats = np.empty((0, 0), np.float32)
 
+    def read(self, logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], Floats]:
+        """Each beam's log-normaliser (running,), and what its processors see (running, vocab).
 
-def is_usable(raw: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
-    """Whether every beam has a best token by its own logits, and by the guided scores."""
-    checked = (raw,) if scores is raw else (raw, scores)
-    return all(np.isfinite(one.max(axis=-1)).all() for one in checked)
+        That is its raw log-probabilities, or the guided scores, which are not normalised anew: in
+        transformers guidance is a processor among others. Not finite where a beam's logits are not usable.
+        """
+        normalisers = np.array([log_normaliser(row) for row in logits])
+        if guided is not None:
+            usable = np.isfinite(guided.max(axis=-1))
+            return np.where(usable, normalisers, np.nan), guided
+        if self._scores.shape != logits.shape:
+            self._scores = np.empty_like(logits)
+        # In float64 row by row: rounding the normaliser first would move a beam against the others.
+        np.subtract(logits, normalisers[:, None], out=self._scores, casting="same_kind")
+        return normalisers, self._scores
 
 
 def rank_candidates(
     running: Sequence[Beam[T]],
-    scores: NDArray[np.float64],
+    scores: Floats,
     process: Processor,
     count: int,
     rng: np.random.Generator | None = None,
@@ -76,42 +86,56 @@ def rank_candidates(
     """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
 
     scores (running, vocab): what the processors see. At most `count` are returned, and none that a
-    processor has excluded. advances: for each beam ids that are returned as well, behind.
+    processor has excluded. advances: for each beam ids that are returned as well, behind; not with rng.
 
     Raises ConstraintError when no beam has a token left.
     """
-    totals = _totals(running, scores, process)  # (running, vocab)
-    # The best of scores with Gumbel noise are a draw without replacement, in its order.
-    keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
-    count = min(count, keys.size)
-    head = np.argpartition(keys, keys.size - count)[keys.size - count :]
-    head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
-    vocab_size = totals.shape[1]
-    also = [beam * vocab_size + ids for beam, ids in enumerate(advances)]
-    if also:
-        behind = np.setdiff1d(np.concatenate(also), head)
-        head = np.concatenate([head, behind[np.argsort(-totals.flat[behind], kind="stable")]])
-    return [
-        Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
-        for index in head
-        if totals.flat[index] > -np.inf
-    ]
-
-
-def _totals(
-    running: Sequence[Beam[T]], scores: NDArray[np.float64], process: Processor
-) -> NDArray[np.float64]:
-    """Each beam's score with every token's (running, vocab); -inf for a beam that has no token left."""
-    totals = np.full(scores.shape, -np.inf)
+    ids, totals, keys = [], [], []  # of every beam's best tokens; of equal ones the first counts
     error = None
     for index, (beam, row) in enumerate(zip(running, scores, strict=True)):
+        noise = None if rng is None else rng.gumbel(size=row.size)
         try:
-            totals[index] = beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
+            processed = process(beam.history.ids, row)
         except ConstraintError as failed:
             error = failed
-    if error is not None and totals.max() == -np.inf:
+            continue
+        best = _best_tokens(beam.score, processed, count, noise)
+        if advances:
+            best = np.union1d(best, advances[index])
+        best = best[processed[best] > -np.inf]
+        total = beam.score + processed[best].astype(np.float64)
+        ids.append(index * row.size + best)
+        totals.append(total)
+        keys.append(total if noise is None else total + noise[best])
+    if error is not None and not any(map(len, ids)):
         raise error
-    return totals
+    places, total, key = map(np.concatenate, (ids, totals, keys))  # (candidates,)
+    order = np.lexsort((places, -key))
+    if advances:
+        wanted = np.concatenate([beam * scores.shape[1] + own for beam, own in enumerate(advances)])
+        behind = order[count:]
+        order = np.concatenate([order[:count], behind[np.isin(places[behind], wanted)]])
+    else:
+        order = order[:count]
+    beams, token_ids = np.divmod(places[order], scores.shape[1])
+    found = zip(beams.tolist(), token_ids.tolist(), total[order].tolist(), strict=True)
+    return [Candidate(*one) for one in found]
+
+
+def _best_tokens(
+    score: float, processed: Floats, count: int, noise: NDArray[np.float64] | None
+) -> NDArray[np.intp]:
+    """Ids of the `count` tokens that continue a beam best, and few others; with noise (vocab,) those it draws."""
+    count = min(count, processed.size)
+    if noise is not None:
+        keys = score + processed.astype(np.float64) + noise
+        # The best of scores with Gumbel noise are a draw without replacement, in its order.
+        return np.argpartition(keys, processed.size - count)[processed.size - count :]
+    bound = float(bound_of_best(processed, count))
+    if bound == -np.inf:
+        return np.flatnonzero(processed > -np.inf)
+    # Added to the beam's score, scores that close become equal.
+    return np.flatnonzero(processed >= bound - CLOSE * (abs(bound) + abs(score)))
 
 
 class Search(Protocol[T]):
@@ -162,6 +186,7 @@ class Beams(Generic[T]):
         self.error: OrtgptError | None = None
         self._strategy, self._process, self._rng = strategy, process, rng
         self._banks = banks
+        self._scores = BeamScores()
         # So many that num_beams go on even if every beam's best tokens are all its stops.
         self._num_candidates = max(2, 1 + num_stop_ids) * strategy.num_beams
         self._max_tokens = max_tokens
@@ -174,8 +199,8 @@ class Beams(Generic[T]):
 
         Returns, for each beam that now runs, the beam it continues and its new token.
         """
-        raw, scores = beam_scores(logits, guided)
-        if not is_usable(raw, scores):
+        normalisers, scores = self._scores.read(logits, guided)
+        if not np.isfinite(normalisers).all():
             return self._fail(NonFiniteLogitsError(self._length))
         try:
             candidates = self._candidates(scores)
@@ -189,7 +214,7 @@ class Beams(Generic[T]):
         for rank, candidate in enumerate(candidates):
             parent = self.running[candidate.beam]
             text = parent.text.copy()
-            logprob = float(raw[candidate.beam, candidate.token_id])
+            logprob = float(logits[candidate.beam, candidate.token_id] - normalisers[candidate.beam])
             text.feed(candidate.token_id, logprob, logits[candidate.beam], is_late=is_late)
             if text.finish_reason is None:
                 going.append((candidate, Beam(candidate.score, parent.history, text)))
@@ -207,7 +232,7 @@ class Beams(Generic[T]):
         self.error, self.is_done = error, True
         return [], []
 
-    def _candidates(self, scores: NDArray[np.float64]) -> list[Candidate]:
+    def _candidates(self, scores: Floats) -> list[Candidate]:
         rng = self._rng if self._strategy.sample else None
         advances: list[Ids] = []
         if self._banks is not None:
