@@ -4,11 +4,14 @@ python benchmarks/host_cost.py                     a tiny model with GPT-2's voc
 python benchmarks/host_cost.py --step-us 2500      and shares of a step that takes so long
 python benchmarks/host_cost.py --layers 12 --width 768 --only beam    with the cache of GPT-2 small
 
-Host cost of a step is the time from the end of one run of the graph to the begin of the next. A round's
-figure is the median of its steps, which other processes hardly move; the mean, which has the rare steps in
-it (a cache that grows), stands beside it. The model has random weights with a head of its own whose logits
-are spread like a language model's: the best token has a third of the probability, some hundreds have 95 %.
-With --flat all tokens are nearly alike, the worst case of the filters.
+Host cost of a step is what the thread works from the end of one run of the graph to the begin of the next,
+in processor time: the same as on a clock, but for the time that other processes take away. A round's figure
+is the median of its steps; the mean, which has the rare steps in it (a cache that grows), stands beside it.
+A small model leaves the processor's caches warm; with a large one the host waits for memory as well.
+
+The model has random weights and a head of its own whose logits are spread like a language model's: the best
+token has a third of the probability, some hundreds have 95 %. With --flat all tokens are nearly alike, the
+worst case of the filters.
 Progress goes to stderr, the table to stdout, one JSON line last.
 """
 
@@ -21,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,7 @@ FLAT = 0.16
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy or option, for one prompt or so many. target: the part of a step it may cost at most."""
+    """A strategy with options, for so many prompts at once."""
 
     name: str
     strategy: Any = None
@@ -153,19 +157,19 @@ def host_seconds(model: ortgpt.Model, case: Case, prompts: list[list[int]], toke
     with timed_runs() as runs:
         model.generate_batch(prompts, case.strategy, **options)
     # The first run is the prompt's; what comes after the last is the end of the generation.
-    return [begin - end for (_, end), (begin, _) in zip(runs, runs[1:], strict=False)][1:]
+    return [begin - end for (_, end), (begin, _) in pairwise(runs)][1:]
 
 
 @contextmanager
 def timed_runs() -> Iterator[list[tuple[float, float]]]:
-    """Begin and end of every run of a graph, while it is open."""
+    """Begin and end of every run of a graph, while it is open, in the thread's processor seconds."""
     runs: list[tuple[float, float]] = []
     original = Session.run
 
     def run(session: Session, binding: Any) -> None:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         original(session, binding)
-        runs.append((begin, time.perf_counter()))
+        runs.append((begin, time.thread_time()))
 
     Session.run = run  # type: ignore[method-assign]
     try:

@@ -86,13 +86,11 @@ def bound_of_best(scores: Floats, count: int) -> np.float32:
     """A score that the `count` best of a row (n,) reach, and few others. 1 <= count <= n."""
     columns = scores.size // COLUMN
     if count > columns // 2:
-        bound: np.float32 = np.partition(scores, scores.size - count)[scores.size - count]
-        return bound
+        return np.float32(np.partition(scores, scores.size - count)[scores.size - count])
     # The best columns hold `count` scores that reach the least of their maxima.
     maxima = scores[: columns * COLUMN].reshape(COLUMN, columns).max(axis=0)  # (columns,)
     maxima.partition(columns - count)
-    bound = maxima[columns - count]
-    return bound
+    return np.float32(maxima[columns - count])
 
 
 def best_ids(scores: Floats, count: int) -> NDArray[np.intp]:

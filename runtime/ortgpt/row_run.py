@@ -11,7 +11,7 @@ import numpy as np
 
 from ortgpt.choices import ChoiceState
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Floats, Ids, Outputs, Processor, Steps
+from ortgpt.interfaces import Floats, Ids, Outputs, Steps
 from ortgpt.logits.drawing import draw
 from ortgpt.logits.filter_chain import FilterChain
 from ortgpt.logits.mirostat import Mirostat

@@ -35,7 +35,9 @@ class FusedDecoder:
         self._cache = Cache(manifest.architecture, rows)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._last_step: BoundStep | None = None
-        self._planned: tuple[tuple[list[int], bool], list[Call]] | None = None  # the last widths and their calls
+        self._planned: tuple[tuple[list[int], bool], list[Call]] | None = (
+            None  # the last widths and their calls
+        )
         self._added: list[int] = [0] * rows  # widths of the last extend, for keep
         self._siblings = False
         self.context = manifest.architecture.context
@@ -143,9 +145,7 @@ class FusedDecoder:
         self._planned = (widths, siblings), calls
         return calls
 
-    def _check(
-        self, token_ids: Sequence[Sequence[int] | Ids] | Ids, siblings: bool
-    ) -> Sequence[Ids] | Ids:
+    def _check(self, token_ids: Sequence[Sequence[int] | Ids] | Ids, siblings: bool) -> Sequence[Ids] | Ids:
         """The new ids by row, as arrays."""
         if isinstance(token_ids, np.ndarray) and not siblings and self._is_plain_step(token_ids):
             return token_ids
@@ -167,14 +167,19 @@ class FusedDecoder:
         return new
 
     def _is_plain_step(self, token_ids: Ids) -> bool:
-        """Whether these are one good id (rows, 1) for each row, all with room; else `_check` finds the fault."""
+        """Whether these are one good id (rows, 1) for each row, with room for it."""
         if token_ids.dtype != np.int64 or token_ids.shape != (self.num_rows, 1) or not token_ids.size:
             return False
         ids = token_ids[:, 0].tolist()
         return min(ids) >= 0 and max(ids) < self.vocab_size and self._cache.longest < self.context
 
     def _run(
-        self, call: Call, new: Sequence[Ids] | Ids, outputs: Literal["last", "all"], hidden: bool, siblings: bool
+        self,
+        call: Call,
+        new: Sequence[Ids] | Ids,
+        outputs: Literal["last", "all"],
+        hidden: bool,
+        siblings: bool,
     ) -> Outputs:
         """One run of the graph; brings the lengths of its rows up to date."""
         num_outputs = call.width if outputs == "all" else int(call.is_end)

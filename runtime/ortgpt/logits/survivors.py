@@ -77,7 +77,7 @@ def relative_to_best(scores: Floats) -> Floats:
 
 
 def weigh(scores: Floats) -> Floats:
-    """exp(score - best score), in this thread's workspace: valid for the kernel that asks, until it returns."""
+    """exp(score - best score), in this thread's workspace: only the kernel that asks may use it."""
     weights = WORKSPACE.floats(scores.size)
     with np.errstate(over="ignore"):
         np.subtract(scores, scores.max(), out=weights)

@@ -50,7 +50,8 @@ def select_top_k(scores: Floats, k: int) -> Kept:
     if kept.size <= k:
         return kept
     values = scores[kept]  # few more than k
-    return kept[values >= np.partition(values, kept.size - k)[kept.size - k]]
+    stays: NDArray[np.intp] = kept[values >= np.partition(values, kept.size - k)[kept.size - k]]
+    return stays
 
 
 def top_k_floor(scores: Floats, k: int, temperature: float) -> float | None:
@@ -93,16 +94,18 @@ def select_min_p(scores: Floats, min_p: float) -> Kept:
     if min_p <= 0:
         return None
     peak = scores.max()
-    kept = np.flatnonzero(scores >= min_p_floor(scores, min_p, 1.0))
+    kept = np.flatnonzero(scores >= _below(float(peak) + math.log(min_p), -math.log(min_p)))
     with np.errstate(over="ignore"):
-        return kept[scores[kept] - peak >= math.log(min_p)]
+        stays: NDArray[np.intp] = kept[scores[kept] - peak >= math.log(min_p)]
+    return stays
 
 
 def min_p_floor(scores: Floats, min_p: float, temperature: float) -> float | None:
     """As top_k_floor, for min-p."""
     if min_p <= 0 or temperature > HOTTEST:
         return None
-    return _below(float(scores.max()), -math.log(min_p) * temperature, -math.log(min_p) * temperature)
+    distance = -math.log(min_p) * temperature
+    return _below(float(scores.max()) - distance, distance)
 
 
 def select_typical_p(scores: Floats, mass: float) -> Kept:
@@ -136,9 +139,9 @@ def select_top_n_sigma(scores: Floats, n: float) -> Kept:
     return among(earlier, values >= np.float64(values.max()) - reach)
 
 
-def _below(score: float, distance: float, reach: float = 0.0) -> float:
-    """`reach` below a score, and farther by what rounding can hide of a distance; in float32's range."""
-    return max(-LARGEST, score - reach - CLOSE * distance - CLOSEST)
+def _below(score: float, distance: float) -> float:
+    """Lower by what rounding can hide of the score's distance from the best one; in float32's range."""
+    return max(-LARGEST, score - CLOSE * distance - CLOSEST)
 
 
 def _head(weights: Floats, p: float) -> tuple[NDArray[np.intp], float]:

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, TextState
-from ortgpt.numerics import bound_of_best, log_normaliser
 from ortgpt.search.banks import Banks, choose_from_banks
+from ortgpt.search.candidates import BeamScores, Candidate, rank_candidates
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
 T = TypeVar("T", bound=TextState)
-
-CLOSE = 1e-12  # float64's rounding of a sum, with room to spare
 
 
 @dataclass(frozen=True)
@@ -41,101 +38,6 @@ class Hypothesis(Generic[T]):
 
     score: float
     text: T
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A beam's continuation by one token."""
-
-    beam: int
-    token_id: int
-    score: float
-
-
-class BeamScores:
-    """What a search's beams look like before the processors; its array is written over at every step."""
-
-    def __init__(self) -> None:
-        self._scores: Floats = np.empty((0, 0), np.float32)
-
-    def read(self, logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], Floats]:
-        """Each beam's log-normaliser (running,), and what its processors see (running, vocab).
-
-        That is its raw log-probabilities, or the guided scores, which are not normalised anew: in
-        transformers guidance is a processor among others. Not finite where a beam's logits are not usable.
-        """
-        normalisers = np.array([log_normaliser(row) for row in logits])
-        if guided is not None:
-            usable = np.isfinite(guided.max(axis=-1))
-            return np.where(usable, normalisers, np.nan), guided
-        if self._scores.shape != logits.shape:
-            self._scores = np.empty_like(logits)
-        # In float64 row by row: rounding the normaliser first would move a beam against the others.
-        np.subtract(logits, normalisers[:, None], out=self._scores, casting="same_kind")
-        return normalisers, self._scores
-
-
-def rank_candidates(
-    running: Sequence[Beam[T]],
-    scores: Floats,
-    process: Processor,
-    count: int,
-    rng: np.random.Generator | None = None,
-    advances: Sequence[Ids] = (),
-) -> list[Candidate]:
-    """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
-
-    scores (running, vocab): what the processors see. At most `count` are returned, and none that a
-    processor has excluded. advances: for each beam ids that are returned as well, behind; not with rng.
-
-    Raises ConstraintError when no beam has a token left.
-    """
-    ids, totals, keys = [], [], []  # of every beam's best tokens; of equal ones the first counts
-    error = None
-    for index, (beam, row) in enumerate(zip(running, scores, strict=True)):
-        noise = None if rng is None else rng.gumbel(size=row.size)
-        try:
-            processed = process(beam.history.ids, row)
-        except ConstraintError as failed:
-            error = failed
-            continue
-        best = _best_tokens(beam.score, processed, count, noise)
-        if advances:
-            best = np.union1d(best, advances[index])
-        best = best[processed[best] > -np.inf]
-        total = beam.score + processed[best].astype(np.float64)
-        ids.append(index * row.size + best)
-        totals.append(total)
-        keys.append(total if noise is None else total + noise[best])
-    if error is not None and not any(map(len, ids)):
-        raise error
-    places, total, key = map(np.concatenate, (ids, totals, keys))  # (candidates,)
-    order = np.lexsort((places, -key))
-    if advances:
-        wanted = np.concatenate([beam * scores.shape[1] + own for beam, own in enumerate(advances)])
-        behind = order[count:]
-        order = np.concatenate([order[:count], behind[np.isin(places[behind], wanted)]])
-    else:
-        order = order[:count]
-    beams, token_ids = np.divmod(places[order], scores.shape[1])
-    found = zip(beams.tolist(), token_ids.tolist(), total[order].tolist(), strict=True)
-    return [Candidate(*one) for one in found]
-
-
-def _best_tokens(
-    score: float, processed: Floats, count: int, noise: NDArray[np.float64] | None
-) -> NDArray[np.intp]:
-    """Ids of the `count` tokens that continue a beam best, and few others; with noise (vocab,) those it draws."""
-    count = min(count, processed.size)
-    if noise is not None:
-        keys = score + processed.astype(np.float64) + noise
-        # The best of scores with Gumbel noise are a draw without replacement, in its order.
-        return np.argpartition(keys, processed.size - count)[processed.size - count :]
-    bound = float(bound_of_best(processed, count))
-    if bound == -np.inf:
-        return np.flatnonzero(processed > -np.inf)
-    # Added to the beam's score, scores that close become equal.
-    return np.flatnonzero(processed >= bound - CLOSE * (abs(bound) + abs(score)))
 
 
 class Search(Protocol[T]):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Floats, Processor
-from ortgpt.search.beam import Beam, BeamScores, Candidate, Hypothesis, T, rank_candidates
+from ortgpt.search.beam import Beam, Hypothesis, T
+from ortgpt.search.candidates import BeamScores, Candidate, rank_candidates
 from ortgpt.strategies import BeamSearch
 
 
