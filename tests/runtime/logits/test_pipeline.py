@@ -82,6 +82,40 @@ def test_what_is_off_is_left_out_and_an_empty_pipeline_returns_its_input() -> No
     assert make()(ids(0, 1), ONES) is ONES
 
 
+def test_a_pipeline_equals_its_processors_one_after_the_other() -> None:
+    def keeps(token_ids: Ids, logits: Floats) -> Floats:
+        return logits
+
+    pipeline = make(
+        tokenizer_size=VOCAB - 1,
+        words=[(3,)],
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        no_repeat_ngram_size=2,
+        min_new_tokens=3,
+        processors=[double, keeps],
+    )
+    again = Pipeline((*pipeline.processors, *pipeline.processors))  # rules behind a processor of the caller
+    rng = np.random.default_rng(0)
+    for length in range(3, 9):
+        history, row = rng.integers(0, VOCAB - 1, length), rng.normal(0, 2, VOCAB).astype(np.float32)
+        row.flags.writeable = False
+        for one in (pipeline, again):
+            expected = row
+            for processor in one.processors:
+                expected = processor(history, expected)
+            np.testing.assert_array_equal(one(history, row), expected)
+
+
+def test_two_pipelines_of_the_same_rules_write_into_rows_of_their_own() -> None:
+    one, other = (make(repetition_penalty=2.0) for _ in range(2))
+    first = one(ids(0, 1), ONES)
+    assert not np.shares_memory(first, other(ids(2, 3), ONES))
+    assert not np.shares_memory(first, ONES)
+    assert first[:3].tolist() == [0.5, 0.5, 1]
+
+
 def test_the_processors_come_in_the_documented_order() -> None:
     pipeline = make(
         tokenizer_size=VOCAB - 1,
