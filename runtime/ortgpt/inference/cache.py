@@ -39,6 +39,11 @@ class Cache:
         return len(self.lengths)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths.tolist(), default=0)
+
+    @property
     def capacity(self) -> int:
         return int(self.buffer.shape[3])
 
@@ -61,6 +66,12 @@ class Cache:
         end = begin + len(token_ids)
         self._tokens[row, begin:end] = UNKNOWN if siblings else token_ids
         self.lengths[row] = end
+
+    def record_step(self, token_ids: Ids) -> None:
+        """Count one token, (rows,), that the graph has written behind the last one of every row."""
+        for row, (length, token_id) in enumerate(zip(self.lengths.tolist(), token_ids.tolist(), strict=True)):
+            self._tokens[row, length] = token_id
+        self.lengths += 1
 
     def reorder(self, source_rows: Ids) -> None:
         """Row i continues from row source_rows[i]. Copies only what the row does not hold already."""
@@ -112,7 +123,7 @@ class Cache:
         twin = Cache(self._architecture, self.num_rows)
         twin._replace(twin._allocate(self.num_rows, self.capacity), self._tokens[: self.num_rows].copy())
         twin.lengths = self.lengths.copy()
-        used = int(self.lengths.max(initial=0))
+        used = self.longest
         twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
         return twin
 
@@ -154,7 +165,7 @@ class Cache:
         return np.zeros((2 * shape.layers, rows, shape.heads, capacity, shape.cache_head_size), np.float32)
 
     def _move_to(self, grown: Floats) -> None:
-        used = int(self.lengths.max(initial=0))
+        used = self.longest
         rows = self.num_rows
         grown[:, :rows, :, :used] = self.buffer[:, :rows, :, :used]
         self._replace(grown, self._tokens[:rows])
