@@ -13,9 +13,7 @@ from ortgpt.interfaces import Floats
 DROPPED = np.float32(-np.inf)
 COLUMN = 64  # scores that share a maximum in the search for the best
 STRIDE = 1024  # between the scores that show where a row lies
-NEAR = 40.0  # a row within so much of 0 mostly has all that counts of its exponentials in float32's range
-# A sum of exponentials between these has neither overflown nor lost anything that counts.
-SUMS = (1e-25, float(np.finfo(np.float32).max))
+NEAR = 40.0  # exp of that and of minus that is far inside float32's range
 
 
 class Workspace(threading.local):
@@ -52,7 +50,7 @@ def log_normaliser(logits: Floats) -> float:
     with np.errstate(over="ignore"):
         if math.isfinite(shift):
             total = _sum_of_exponentials(logits, shift)
-            if SUMS[0] < total < SUMS[1]:
+            if math.isfinite(total):
                 return shift + math.log(total)
         peak = float(logits.max())
         return peak + math.log(_sum_of_exponentials(logits, peak)) if math.isfinite(peak) else peak

@@ -392,3 +392,17 @@ def test_steps_in_arrays_and_in_lists_are_bit_equal_whatever_comes_between(model
         np.testing.assert_array_equal(found[2], found[0])
         np.testing.assert_array_equal(decoders[0].lengths, decoders[1].lengths)
         np.testing.assert_array_equal(decoders[0]._cache._tokens, decoders[1]._cache._tokens)
+
+
+def test_rows_that_change_their_widths_within_a_shape_get_their_own_numbers(model: ortgpt.Model) -> None:
+    prompts = [ids(9), ids(30)]
+    together, alone = model.decoder(2), [model.decoder(), model.decoder()]
+    together.extend(prompts)
+    for row, decoder in enumerate(alone):
+        decoder.extend([prompts[row]])
+    for new in ([[1, 2, 3], [4, 5]], [[6, 7], [8, 9, 10]], [[11, 12, 13], [14, 15]]):
+        for outputs in ("last", "all"):
+            found = together.extend(new, outputs=outputs).logits
+            for row, decoder in enumerate(alone):
+                expected = decoder.extend([new[row]], outputs=outputs).logits[0]
+                np.testing.assert_array_equal(found[row, : len(expected)], expected)
