@@ -40,8 +40,13 @@ def ours(name: str, precision: str, grade: str) -> System:
     return System(name, "ortgpt_engine", OURS, f"ortgpt-{precision}", grade)
 
 
-def openvino(name: str, model: str, grade: str, variant: str = "default") -> System:
-    return System(name, "openvino_engine", "openvino", f"openvino-{model}", grade, variant)
+def openvino(name: str, model: str, grade: str, variant: str = "default") -> tuple[System, System]:
+    """With PagedAttention, the pipeline's own choice, and without; neither is always the faster."""
+    engine, directory = "openvino_engine", f"openvino-{model}"
+    return (
+        System(f"OpenVINO {name}", engine, "openvino", directory, grade, variant),
+        System(f"OpenVINO {name} SDPA", engine, "openvino", directory, grade, f"{variant},SDPA"),
+    )
 
 
 def llama(quantisation: str, grade: str) -> System:
@@ -62,8 +67,9 @@ SYSTEMS = (
     llama("f32", "fp32"),
     llama("q8_0", "int8"),
     llama("q4_0", "int4"),
-    openvino("OpenVINO f32", "fp32", "fp32", "f32"),
-    openvino("OpenVINO bf16", "fp32", "int8"),
-    openvino("OpenVINO int8", "int8", "int8"),
-    openvino("OpenVINO int4", "int4", "int4"),
+    *openvino("f32", "fp32", "fp32", "f32"),
+    *openvino("bf16", "fp32", "int8"),
+    *openvino("int8", "int8", "int8"),
+    *openvino("int4", "int4", "int4"),
+    *openvino("int4 sym", "int4-sym", "int4"),
 )

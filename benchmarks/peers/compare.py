@@ -4,8 +4,8 @@ make peers                                                          everything, 
 python benchmarks/peers/compare.py --only openvino llama --rounds 3     some of the peers
 python benchmarks/peers/compare.py --figures prefill --bundle mine=DIR  a bundle of your own
 
-Environments, checkpoint and converted models are kept in build/. Progress goes to stderr, tables to stdout, one
-JSON line last. A missed target is no failure.
+Environments, checkpoint and converted models are kept in build/. Progress goes to stderr, tables to stdout,
+one JSON line last. A missed target is no failure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # report.py and its neighbours
 

@@ -66,9 +66,10 @@ def _to_ctranslate2(checkpoint: Path, output: Path, *, quantisation: str | None)
     _run("convert", "ct2-transformers-converter", "--model", checkpoint, "--output_dir", output, *options)
 
 
-def _to_openvino(checkpoint: Path, output: Path, *, weights: str) -> None:
-    options = ["--weight-format", weights]
-    _run("openvino-convert", "optimum-cli", "export", "openvino", "-m", checkpoint, *_TASK, *options, output)
+def _to_openvino(checkpoint: Path, output: Path, *options: str) -> None:
+    """int4 is in groups of 128 with an 8-bit embedding and head unless the options say otherwise."""
+    command = ("optimum-cli", "export", "openvino", "-m", checkpoint, *_TASK)
+    _run("openvino-convert", *command, *options, output)
 
 
 def _to_llama(checkpoint: Path, output: Path, *, quantisation: str) -> None:
@@ -89,9 +90,12 @@ CONVERSIONS: dict[str, Convert] = {
     "llama-f32": partial(_to_llama, quantisation="f32"),
     "llama-q8_0": partial(_to_llama, quantisation="q8_0"),
     "llama-q4_0": partial(_to_llama, quantisation="q4_0"),
-    "openvino-fp32": partial(_to_openvino, weights="fp32"),
-    "openvino-int8": partial(_to_openvino, weights="int8"),
-    "openvino-int4": partial(_to_openvino, weights="int4"),
+    "openvino-fp32": lambda *paths: _to_openvino(*paths, "--weight-format", "fp32"),
+    "openvino-int8": lambda *paths: _to_openvino(*paths, "--weight-format", "int8"),
+    "openvino-int4": lambda *paths: _to_openvino(*paths, "--weight-format", "int4"),
+    "openvino-int4-sym": lambda *paths: _to_openvino(
+        *paths, "--weight-format", "int4", "--sym", "--group-size", "128"
+    ),
 }
 
 

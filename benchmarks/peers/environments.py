@@ -19,7 +19,7 @@ STAMP = "made-from"
 INSTALLERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth", "wheel")
 # By environment: what pip must not have brought, and settings of the build.
 UNWANTED = {"openvino-convert": ("torchvision",)}
-# llama.cpp is built from its source for this processor: without the parts that nothing here runs, on two cores.
+# llama.cpp is built from its source for this processor, without the parts that nothing here runs.
 BUILD_SETTINGS = {
     "llama": {
         "CMAKE_ARGS": " ".join(

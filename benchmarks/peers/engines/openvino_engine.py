@@ -1,4 +1,8 @@
-"""OpenVINO GenAI's LLMPipeline. Variants: "f32", or "default", in which the plugin chooses (bf16 if it has it)."""
+"""OpenVINO GenAI's LLMPipeline.
+
+Variants: "f32"; "default", in which the plugin chooses what it computes in (bf16 where the processor has it).
+Either with ",SDPA" for the pipeline without PagedAttention.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,15 @@ class OpenvinoEngine:
     def __init__(self, directory: Path, variant: str, threads: int) -> None:
         self._directory = directory
         self._properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        if variant == "f32":
+        if "f32" in variant:
             self._properties |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         self._request: Any = None
-        scheduler = openvino_genai.SchedulerConfig()
-        # The pipeline's own default remembers prompts, and a repeated one would cost nothing.
-        scheduler.enable_prefix_caching = False
-        self._pipeline = openvino_genai.LLMPipeline(
-            directory, "CPU", scheduler_config=scheduler, **self._properties
-        )
+        options: dict[str, Any] = {"ATTENTION_BACKEND": "SDPA"}
+        if "SDPA" not in variant:
+            options = {"scheduler_config": openvino_genai.SchedulerConfig()}
+            # The pipeline's own default remembers prompts, and a repeated one would cost nothing.
+            options["scheduler_config"].enable_prefix_caching = False
+        self._pipeline = openvino_genai.LLMPipeline(directory, "CPU", **options, **self._properties)
 
     def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
         return self._run(prompts, new_tokens)
