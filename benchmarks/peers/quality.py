@@ -103,10 +103,9 @@ def parse_arguments() -> argparse.Namespace:
 def sample_texts(bundle: Path, count: int, tokens: int) -> list[list[int]]:
     """Ids drawn from the fp32 model's whole distribution, each with a seed of its own."""
     say(f"writing {count} texts")
+    options = {"max_new_tokens": tokens, "stop_token_ids": []}
     with ortgpt.load(bundle) as model:
-        results = model.generate_batch(
-            [""] * count, ortgpt.Sampling(), max_new_tokens=tokens, stop_token_ids=[], seed=0
-        )
+        results = [model.generate("", ortgpt.Sampling(), seed=seed, **options) for seed in range(count)]
     return [list(result.token_ids) for result in results]
 
 
