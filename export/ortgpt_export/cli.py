@@ -51,6 +51,12 @@ def export(
     row_invariant: Annotated[
         bool, typer.Option("--row-invariant", help="Quantise so that a text never depends on its batch.")
     ] = False,
+    fast_prefill: Annotated[
+        bool,
+        typer.Option(
+            "--fast-prefill", help="A second copy of the layers, for prompts and batches; int8 and int4."
+        ),
+    ] = False,
     via: Annotated[Via, typer.Option(help="How the graph is made; only graph so far.")] = Via.GRAPH,
     verify: Annotated[
         Verify, typer.Option(help="What the bundle is compared with before it is written.")
@@ -77,6 +83,8 @@ def export(
 
     ortgpt export openai-community/gpt2 -o models/gpt2-int8 --precision int8
 
+    ortgpt export openai-community/gpt2 -o models/gpt2-fast --precision int8 --fast-prefill
+
     ortgpt export ./checkpoint -o bundle --verify torch --force
     """
     from ortgpt_export.exporter import export_checkpoint  # onnx and safetensors take their time
@@ -88,6 +96,7 @@ def export(
             output,
             precision=precision.value,
             row_invariant=row_invariant,
+            fast_prefill=fast_prefill,
             via=via.value,
             verify=verify.value,
             perplexity_text=perplexity_text,
@@ -113,7 +122,8 @@ def summary(output: Path, manifest: Manifest, seconds: float) -> str:
             f"max logits difference {manifest.parity.max_abs_logits_difference:.1e} "
             f"against {manifest.parity.reference}"
         )
-    return f"{output}: {manifest.precision}, {megabytes:,.1f} MB, {parity}, {seconds:.1f} s"
+    kind = manifest.precision + (" with fast prefill" if manifest.fast_prefill else "")
+    return f"{output}: {kind}, {megabytes:,.1f} MB, {parity}, {seconds:.1f} s"
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def export_checkpoint(
     *,
     precision: str = "fp32",
     row_invariant: bool = False,
+    fast_prefill: bool = False,
     via: str = "graph",
     verify: str = "numpy",
     perplexity_text: str | Path | None = None,
@@ -47,6 +48,8 @@ def export_checkpoint(
     output             the bundle's directory; written whole or not at all
     precision          "fp32", "int8", "int8-dynamic" or "int4": see docs/precision.md
     row_invariant      quantise so that a row's numbers never depend on the rows beside it
+    fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens; with "int8"
+                       and "int4"
     verify             compare the bundle with "numpy" or "torch" (transformers), or "none"; a quantised one
                        also with the fp32 model, over whole distributions
     perplexity_text    a text file whose perplexity under the bundle and under fp32 goes into the manifest
@@ -61,7 +64,7 @@ def export_checkpoint(
     download, MissingExtraError when an extra is missing.
     """
     _check_choices(via, verify, onnxruntime_floor)
-    scheme = choose_scheme(precision, row_invariant=row_invariant)
+    scheme = choose_scheme(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
     _check_quantised(scheme, verify, perplexity_text)
     check_available(verify)
     origin = parse_source(source, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,16 +26,25 @@ _ELEMENT_TYPES = {
 
 
 class ExternalData:
-    """Appends tensors to an open file; each becomes an initializer that refers to its bytes."""
+    """Appends tensors to an open file; each becomes an initializer that refers to its bytes.
 
-    def __init__(self, file: BinaryIO, location: str) -> None:
+    written  initializers of another graph of the same weights: a tensor that is there already, by name, type
+             and dims, is referred to and not written again
+    """
+
+    def __init__(self, file: BinaryIO, location: str, written: Iterable[TensorProto] = ()) -> None:
         self._file = file
         self._location = location
+        self._written = {tensor.name: tensor for tensor in written}
         self._end = 0
         self.initializers: list[TensorProto] = []
 
     def add(self, name: str, values: NDArray[Any]) -> str:
         """Write a tensor of float32, float16, int8 or uint8; returns its name."""
+        twin = self._written.get(name)
+        if twin is not None and (twin.data_type, (*twin.dims,)) == (_element_type(values), values.shape):
+            self.initializers.append(twin)
+            return name
         data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
         begin = -(-self._end // ALIGNMENT) * ALIGNMENT
         self._file.write(bytes(begin - self._end))
@@ -56,7 +66,7 @@ class ExternalData:
     def _reference(self, name: str, data: NDArray[Any], offset: int) -> TensorProto:
         tensor = TensorProto(
             name=name,
-            data_type=_ELEMENT_TYPES[data.dtype.name],
+            data_type=_element_type(data),
             dims=data.shape,
             data_location=TensorProto.EXTERNAL,
         )
@@ -64,3 +74,7 @@ class ExternalData:
         for key, value in fields.items():
             tensor.external_data.add(key=key, value=value)
         return tensor
+
+
+def _element_type(values: NDArray[Any]) -> int:
+    return _ELEMENT_TYPES[values.dtype.name]

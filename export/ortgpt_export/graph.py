@@ -16,7 +16,7 @@ import numpy as np
 from ortgpt.errors import MissingExtraError
 from ortgpt.graph_contract import FLOAT, INT32, INT64, Port, cache_names, fused_inputs, fused_outputs
 from ortgpt.interfaces import Floats
-from ortgpt.manifest import Architecture
+from ortgpt.manifest import WEIGHTS_NAME, Architecture
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.external_data import ALIGNMENT
 from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
@@ -56,15 +56,18 @@ def write_graph(
     *,
     ragged_widths: bool,
     scheme: Scheme = SCHEMES["fp32"],
+    location: str = WEIGHTS_NAME,
+    beside: bytes = b"",
     on_bytes: OnBytes = lambda _: None,
 ) -> bytes:
     """Write the weights into data_file, tensor by tensor; returns the serialised graph.
 
-    data_file becomes the file named WEIGHTS_NAME beside the graph. ragged_widths adds the input
-    query_seqlens, which onnxruntime knows from 1.32 on. on_bytes is told of each weight of the
-    checkpoint, once it is written.
+    data_file becomes the file named `location` beside the graph. ragged_widths adds the input query_seqlens,
+    which onnxruntime knows from 1.32 on. on_bytes is told of each weight of the checkpoint, once it is
+    written. beside: another serialised graph of the same weights; what both hold in the same form stays in
+    that one's data file, and this one refers to it there.
     """
-    writer = GraphWriter(data_file, on_bytes)
+    writer = GraphWriter(data_file, on_bytes, location, ModelProto.FromString(beside).graph.initializer)
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
         writer.nodes,

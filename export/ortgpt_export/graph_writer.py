@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
@@ -25,10 +25,16 @@ OnBytes = Callable[[int], None]
 class GraphWriter:
     """nodes: in the order of the forward pass. initializers: weights in the data file, constants inline."""
 
-    def __init__(self, data_file: BinaryIO, on_bytes: OnBytes = lambda _: None) -> None:
-        """data_file becomes the file named WEIGHTS_NAME beside the graph."""
+    def __init__(
+        self,
+        data_file: BinaryIO,
+        on_bytes: OnBytes = lambda _: None,
+        location: str = WEIGHTS_NAME,
+        written: Iterable[TensorProto] = (),
+    ) -> None:
+        """data_file becomes the file named `location` beside the graph; written: see ExternalData."""
         self.nodes: list[NodeProto] = []
-        self._data = ExternalData(data_file, WEIGHTS_NAME)
+        self._data = ExternalData(data_file, location, written)
         self._constants: dict[str, TensorProto] = {}
         self._on_bytes = on_bytes
 

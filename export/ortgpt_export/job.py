@@ -13,6 +13,8 @@ from ortgpt.interfaces import Floats
 from ortgpt.manifest import (
     GENERATION_CONFIG_NAME,
     GRAPH_NAME,
+    PREFILL_GRAPH_NAME,
+    PREFILL_WEIGHTS_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     Architecture,
@@ -68,17 +70,7 @@ class Job:
         bundle.reserve(
             data_bytes(self.config, self.weights.nbytes) + len(self.tokenizer.json) + SMALL_FILES_BYTES
         )
-        with bundle.file(WEIGHTS_NAME) as data_file:
-            graph = write_graph(
-                self.weights if weights is None else weights,
-                self.config,
-                self.architecture,
-                data_file,
-                ragged_widths=self.provenance.onnxruntime_floor != "1.31",
-                scheme=scheme,
-                on_bytes=Counter("write", self.weights.nbytes, self.progress),
-            )
-        bundle.add(GRAPH_NAME, graph)
+        self._write_graphs(bundle, scheme, self.weights if weights is None else weights)
         bundle.add(TOKENIZER_NAME, self.tokenizer.json)
         ids = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.config.eos_token_ids)}
         bundle.add(GENERATION_CONFIG_NAME, (json.dumps(ids, indent=2) + "\n").encode("utf-8"))
@@ -96,6 +88,28 @@ class Job:
         )
         bundle.write_manifest(manifest)
         return manifest
+
+    def _write_graphs(self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats]) -> None:
+        """The graph with its data file, and the scheme's second graph, which takes from there what it can."""
+        graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme)]
+        if wide := scheme.wide():
+            graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide))
+        count = Counter("write", len(graphs) * self.weights.nbytes, self.progress)
+        graph = b""
+        for graph_name, data_name, form in graphs:
+            with bundle.file(data_name) as data_file:
+                graph = write_graph(
+                    weights,
+                    self.config,
+                    self.architecture,
+                    data_file,
+                    ragged_widths=self.provenance.onnxruntime_floor != "1.31",
+                    scheme=form,
+                    location=data_name,
+                    beside=graph,
+                    on_bytes=count,
+                )
+            bundle.add(graph_name, graph)
 
     def parity(self, bundle: Path, verify: str, precision: Precision) -> Parity:
         """Compare a written bundle with "numpy" or "torch"."""

@@ -15,6 +15,7 @@ class Scheme:
     """One way to store a model.
 
     layers          the layers' matrices
+    wide_layers     the same in a second graph, which runs calls of many tokens; None: there is none
     table           token embedding and head, which are stored once
     positions       the position table
     block_size      of the layers, for the manifest; None: not in blocks
@@ -26,9 +27,14 @@ class Scheme:
     layers: Matrices
     table: Tables
     positions: Tables
+    wide_layers: Matrices | None = None
     block_size: int | None = None
     row_invariant: bool = False
     moves_outliers: bool = False
+
+    def wide(self) -> Scheme | None:
+        """The scheme of the second graph, if there is one."""
+        return None if self.wide_layers is None else replace(self, layers=self.wide_layers, wide_layers=None)
 
 
 _FLOAT = FloatMatrices()
@@ -54,11 +60,24 @@ SCHEMES: dict[Precision, Scheme] = {
     ),
     "int4": Scheme(precision="int4", layers=_INT4, table=_INT4, positions=_INT8, block_size=_INT4.block_size),
 }
+# Precisions to which the layers of int8-dynamic may be added for wide steps.
+FAST_PREFILL: tuple[Precision, ...] = ("int8", "int4")
 _INVARIANT: dict[Precision, BlockMatrices] = {"int8": _INT8_INVARIANT, "int4": _INT4_INVARIANT}
 
 
-def choose_scheme(precision: str, *, row_invariant: bool = False) -> Scheme:
+def choose_scheme(precision: str, *, row_invariant: bool = False, fast_prefill: bool = False) -> Scheme:
     """The scheme of a precision. Raises OptionError for what is not to be had."""
+    scheme = _choose_layers(precision, row_invariant)
+    if not fast_prefill:
+        return scheme
+    if row_invariant:
+        raise OptionError("fast_prefill", "does not go with row_invariant: all rows of a call share a scale")
+    if scheme.precision not in FAST_PREFILL:
+        raise OptionError("fast_prefill", f"goes with {' and '.join(FAST_PREFILL)}, not with {precision}")
+    return replace(scheme, wide_layers=SCHEMES["int8-dynamic"].layers, moves_outliers=True)
+
+
+def _choose_layers(precision: str, row_invariant: bool) -> Scheme:
     if precision not in PRECISIONS:
         raise OptionError("precision", f"must be one of {', '.join(PRECISIONS)}, got {shown(precision)}")
     if precision not in SCHEMES:

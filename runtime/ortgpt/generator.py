@@ -19,7 +19,7 @@ from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
-from ortgpt.inference.session import OnRun, Provider, Session
+from ortgpt.inference.session import OnRun, Provider, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
@@ -42,6 +42,7 @@ from ortgpt.transcript import Transcript
 # The probe's argmax may lose to a near tie on another processor; to more than this it may not.
 PROBE_TOLERANCE = 1e-2
 QUANTISED_PROBE_TOLERANCE = 0.5  # processors round 8-bit activations differently
+WIDE_PROBE_TOLERANCE = 3.0  # the answer is that of the other graph, whose layers are other integers
 
 
 def load(
@@ -51,6 +52,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     prefill_chunk: int = DEFAULT_CHUNK,
+    fast_prefill: bool = True,
     on_run: OnRun | None = None,
 ) -> Model:
     """Load a bundle that `ortgpt export` wrote.
@@ -60,6 +62,8 @@ def load(
     threads        None: the processors this process may use
     verify         check the files' digests and the manifest's probe; False trusts the disk
     prefill_chunk  prompt tokens per run of the model: less memory when smaller, results are the same
+    fast_prefill   in calls of many tokens use the second copy of the layers that a bundle exported with
+                   --fast-prefill has; False leaves it out and saves its memory. Other bundles have none
     on_run         is told the seconds of every run of the graph, in the thread that runs it: what a call
                    takes beyond them is spent outside the graph
 
@@ -72,19 +76,25 @@ def load(
     bundle = open_bundle(path, verify=verify)
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
-    is_link = bundle.weights_path.is_symlink()
-    session = Session(
-        bundle.graph,
-        bundle.directory,
-        bundle.manifest,
-        initializers=map_initializers(bundle, external_only=True) if is_link else None,
-        provider=provider,
-        threads=threads,
-        on_run=on_run,
-    )
+    check_room(bundle.manifest, fast_prefill=fast_prefill)
+
+    def make_session(graph: bytes) -> Session:
+        # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
+        arrays = map_initializers(bundle, graph, external_only=True) if bundle.has_links else None
+        return Session(
+            graph,
+            bundle.directory,
+            bundle.manifest,
+            initializers=arrays,
+            provider=provider,
+            threads=threads,
+            on_run=on_run,
+        )
+
+    session = make_session(bundle.graph)
+    wide = make_session(bundle.prefill_graph) if fast_prefill and bundle.prefill_graph is not None else None
     bundle.check_weights_unchanged()
-    model = Model(bundle, tokenizer, session, prefill_chunk=prefill_chunk)
+    model = Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
     if verify:
         model.check_probe()
     model.load_s = time.perf_counter() - started
@@ -96,8 +106,16 @@ class Model:
 
     load_s: float = 0.0
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, session: Session, *, prefill_chunk: int) -> None:
-        self._session, self._chunk = session, prefill_chunk
+    def __init__(
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer,
+        session: Session,
+        wide: Session | None = None,
+        *,
+        prefill_chunk: int,
+    ) -> None:
+        self._session, self._wide, self._chunk = session, wide, prefill_chunk
         self.path: Path = bundle.directory
         self.manifest: Manifest = bundle.manifest
         self.tokenizer: Tokenizer = tokenizer
@@ -111,6 +129,11 @@ class Model:
     def threads(self) -> int:
         """Threads that one run of the model uses."""
         return self._session.threads
+
+    @property
+    def fast_prefill(self) -> bool:
+        """Whether calls of many tokens run on a second copy of the layers."""
+        return self._wide is not None
 
     def generate(
         self, prompt: PromptLike, strategy: Strategy | None = None, **options: Unpack[OptionFields]
@@ -233,7 +256,7 @@ class Model:
     def decoder(self, rows: int = 1) -> Decoder:
         """The low level: rows of tokens with a cache of their own, for search code of yours."""
         check_int("rows", rows, 1)
-        return FusedDecoder(self._session, self.manifest, rows=rows, chunk=self._chunk)
+        return FusedDecoder(self._session, self.manifest, rows=rows, chunk=self._chunk, wide=self._wide)
 
     def check_probe(self) -> None:
         """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
@@ -242,20 +265,25 @@ class Model:
             raise BundleIntegrityError(
                 "the tokenizer is not the one the bundle was exported with: the probe has other ids"
             )
-        decoder = self.decoder()
-        logits = decoder.extend([probe.token_ids]).logits[0, -1, : self.tokenizer.size]
-        decoder.release()
-        # Weights with NaN are reported by generation, with the step; the probe can't judge them.
         is_exact = self.manifest.precision == "fp32"
-        tolerance = PROBE_TOLERANCE if is_exact else QUANTISED_PROBE_TOLERANCE
-        if np.isfinite(logits).all() and logits.max() - logits[probe.argmax] > tolerance:
-            raise BundleIntegrityError(
-                "the weights are not those the bundle was exported from: the probe differs"
-            )
+        tolerances = [(self._session, PROBE_TOLERANCE if is_exact else QUANTISED_PROBE_TOLERANCE)]
+        if self._wide is not None:
+            tolerances.append((self._wide, WIDE_PROBE_TOLERANCE))
+        for session, tolerance in tolerances:
+            decoder = FusedDecoder(session, self.manifest)
+            logits = decoder.extend([probe.token_ids]).logits[0, -1, : self.tokenizer.size]
+            decoder.release()
+            # Weights with NaN are reported by generation, with the step; the probe can't judge them.
+            if np.isfinite(logits).all() and logits.max() - logits[probe.argmax] > tolerance:
+                raise BundleIntegrityError(
+                    "the weights are not those the bundle was exported from: the probe differs"
+                )
 
     def close(self) -> None:
         """Free the model. Later calls raise OrtgptError; calls under way end in peace."""
         self._session.close()
+        if self._wide is not None:
+            self._wide.close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,10 +15,12 @@ from typing import Literal, get_args
 MANIFEST_NAME = "manifest.json"
 GRAPH_NAME = "decoder.onnx"
 WEIGHTS_NAME = "decoder.onnx.data"
+PREFILL_GRAPH_NAME = "prefill.onnx"
+PREFILL_WEIGHTS_NAME = "prefill.onnx.data"
 TOKENIZER_NAME = "tokenizer.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1  # 1.1: precisions other than fp32, quality
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1  # 1.1: precisions other than fp32, quality, prefill.onnx
 MAX_MANIFEST_BYTES = 1 << 20
 
 Dialect = Literal["fused"]
@@ -138,7 +140,8 @@ class Manifest:
     block_size     weights that share a scale; None: there are none, or a whole column shares it
     row_invariant  whether a row's numbers are the same bits whatever other rows run beside it
     parity         "skipped" where nothing was measured
-    quality        of a bundle that is not fp32; None where nothing was measured
+    quality        of a bundle that is not fp32; None where nothing was measured. A bundle with two graphs has
+                   that of the one that loses more
     """
 
     architecture: Architecture
@@ -158,6 +161,16 @@ class Manifest:
     def ragged_widths(self) -> bool:
         """Whether the graph has query_seqlens, which onnxruntime 1.32 brought."""
         return parse_version(self.provenance.onnxruntime_floor) >= (1, 32)
+
+    @property
+    def fast_prefill(self) -> bool:
+        """Whether the bundle has a second graph, with a second copy of the layers, for wide steps."""
+        return PREFILL_GRAPH_NAME in self.files
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The files that hold weights. decoder.onnx refers to the first one only, prefill.onnx to both."""
+        return (WEIGHTS_NAME, PREFILL_WEIGHTS_NAME) if self.fast_prefill else (WEIGHTS_NAME,)
 
     def to_json(self) -> str:
         data = asdict(self)

@@ -18,6 +18,8 @@ from ortgpt.manifest import (
     GRAPH_NAME,
     MAX_MANIFEST_BYTES,
     PRECISIONS,
+    PREFILL_GRAPH_NAME,
+    PREFILL_WEIGHTS_NAME,
     SCHEMA_MAJOR,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
@@ -140,6 +142,10 @@ class _Reader:
         for name in (GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME, GENERATION_CONFIG_NAME):
             if name not in manifest.files:
                 self.problems.append(f"files does not list {name}")
+        if (PREFILL_GRAPH_NAME in manifest.files) != (PREFILL_WEIGHTS_NAME in manifest.files):
+            self.problems.append(
+                f"files lists one of {PREFILL_GRAPH_NAME} and {PREFILL_WEIGHTS_NAME}, not both"
+            )
 
     def _files(self, data: dict[str, Any]) -> dict[str, FileEntry]:
         entries: dict[str, FileEntry] = {}

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from ortgpt.manifest import (
     GRAPH_NAME,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    PREFILL_GRAPH_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     Manifest,
@@ -38,7 +39,7 @@ from ortgpt.manifest_reader import read_manifest
 
 MAX_FILES = 100
 # Files that are held in memory; GPT-2's graph takes 0.1 MB and its tokenizer 3.5 MB.
-MAX_BYTES = {GRAPH_NAME: 64 << 20, TOKENIZER_NAME: 64 << 20}
+MAX_BYTES = {GRAPH_NAME: 64 << 20, PREFILL_GRAPH_NAME: 64 << 20, TOKENIZER_NAME: 64 << 20}
 
 OnProgress = Callable[[int, int], None]
 """Is told (bytes hashed so far, bytes in all)."""
@@ -50,7 +51,8 @@ class Bundle:
 
     directory          with every link resolved
     graph, tokenizer   the very bytes that were hashed
-    weights_identity   of the weights file that was hashed; onnxruntime opens it again by its name
+    prefill_graph      the same of the graph for wide steps; None: the bundle has none
+    identities         of the data files that were hashed, by name; onnxruntime opens them once more
     verified           whether digests were compared
     """
 
@@ -58,27 +60,34 @@ class Bundle:
     manifest: Manifest
     graph: bytes = field(repr=False)
     tokenizer: bytes = field(repr=False)
-    weights_identity: FileIdentity
+    prefill_graph: bytes | None = field(repr=False)
+    identities: Mapping[str, FileIdentity]
     verified: bool
 
     @property
     def weights_path(self) -> Path:
         return self.directory / WEIGHTS_NAME
 
-    def check_weights_unchanged(self) -> None:
-        """Raise BundleIntegrityError unless the weights file is still the one that was checked.
+    @property
+    def has_links(self) -> bool:
+        """Whether a data file is a link, as in the hub's cache."""
+        return any((self.directory / name).is_symlink() for name in self.identities)
 
-        To be called once onnxruntime has mapped it: then nothing was swapped in between.
+    def check_weights_unchanged(self) -> None:
+        """Raise BundleIntegrityError unless the data files are still those that were checked.
+
+        To be called once onnxruntime has mapped them: then nothing was swapped in between.
         """
-        try:
-            identity = FileIdentity.of(os.stat(self.weights_path))
-        except OSError as error:
-            raise BundleIntegrityError(f"{self.directory}: {unreadable(WEIGHTS_NAME, error)}") from None
-        if identity != self.weights_identity:
-            raise BundleIntegrityError(
-                f"{self.directory}: {WEIGHTS_NAME} changed while the model was loaded",
-                hint="load it again when nothing writes to the bundle any more",
-            )
+        for name, checked in self.identities.items():
+            try:
+                identity = FileIdentity.of(os.stat(self.directory / name))
+            except OSError as error:
+                raise BundleIntegrityError(f"{self.directory}: {unreadable(name, error)}") from None
+            if identity != checked:
+                raise BundleIntegrityError(
+                    f"{self.directory}: {name} changed while the model was loaded",
+                    hint="load it again when nothing writes to the bundle any more",
+                )
 
 
 def open_bundle(
@@ -101,17 +110,19 @@ def open_bundle(
     with _located(directory), ExitStack() as stack:
         manifest = _read_manifest(root, strict)
         files = _open_files(root, manifest, strict, stack)
-        identity = settled_identity(WEIGHTS_NAME, files[WEIGHTS_NAME])
+        identities = {name: settled_identity(name, files[name]) for name in manifest.data_names}
         held = _read_files(files, manifest, verify, on_progress)
-        if FileIdentity.of(os.fstat(files[WEIGHTS_NAME])) != identity:
-            raise BundleIntegrityError(f"{WEIGHTS_NAME} changed while it was read")
-        check_graph(read_model(held[GRAPH_NAME]), manifest, identity.size)
+        for name, identity in identities.items():
+            if FileIdentity.of(os.fstat(files[name])) != identity:
+                raise BundleIntegrityError(f"{name} changed while it was read")
+        _check_graphs(held, manifest)
     return Bundle(
         directory=root,
         manifest=manifest,
         graph=held[GRAPH_NAME],
         tokenizer=held[TOKENIZER_NAME],
-        weights_identity=identity,
+        prefill_graph=held.get(PREFILL_GRAPH_NAME),
+        identities=identities,
         verified=verify,
     )
 
@@ -224,6 +235,15 @@ def _read_files(
             on_bytes(entry.size)
     _raise_all(problems)
     return held
+
+
+def _check_graphs(held: Mapping[str, bytes], manifest: Manifest) -> None:
+    sizes = {name: manifest.files[name].size for name in manifest.data_names}
+    own = {WEIGHTS_NAME: sizes[WEIGHTS_NAME]}
+    check_graph(read_model(held[GRAPH_NAME]), manifest, own)
+    if manifest.fast_prefill:
+        graph = read_model(held[PREFILL_GRAPH_NAME], PREFILL_GRAPH_NAME)
+        check_graph(graph, manifest, sizes, PREFILL_GRAPH_NAME)
 
 
 def _raise_all(problems: list[BundleError]) -> None:

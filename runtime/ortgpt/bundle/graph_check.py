@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ortgpt.bundle.quantised_check import quantised_problems, table_shape
 from ortgpt.bundle.wire import Model, Tensor, Value
 from ortgpt.checks import shown
 from ortgpt.errors import BundleError
 from ortgpt.graph_contract import FUSED_OPERATORS, Port, fused_inputs, fused_outputs
-from ortgpt.manifest import GRAPH_NAME, WEIGHTS_NAME, Architecture, Manifest
+from ortgpt.manifest import GRAPH_NAME, Architecture, Manifest
 
 OPERATORS = {"fused": FUSED_OPERATORS}
 
@@ -37,22 +37,25 @@ _INLINE, _EXTERNAL = 0, 1
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 
 
-def check_graph(model: Model, manifest: Manifest, weights_size: int) -> None:
+def check_graph(
+    model: Model, manifest: Manifest, data_sizes: Mapping[str, int], name: str = GRAPH_NAME
+) -> None:
     """Raise BundleError, which lists every problem, unless the graph keeps its dialect's contract.
 
-    weights_size  bytes of the weights file, which every external tensor must lie within
+    data_sizes  bytes of the files that the graph may refer to, one of which every external tensor must lie in
+    name        the graph's file
     """
     problems = [
         *_header_problems(model),
         *_operator_problems(model, OPERATORS[manifest.dialect]),
         *_interface_problems(model, manifest),
         *_architecture_problems(model, manifest.architecture),
-        *_initializer_problems(model, weights_size),
+        *_initializer_problems(model, data_sizes),
         *quantised_problems(model),
     ]
     if problems:
         more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise BundleError(f"{GRAPH_NAME} is not usable: " + "; ".join(problems[:MAX_PROBLEMS] + more))
+        raise BundleError(f"{name} is not usable: " + "; ".join(problems[:MAX_PROBLEMS] + more))
 
 
 def tensor_bytes(tensor: Tensor) -> int | None:
@@ -67,10 +70,10 @@ def tensor_bytes(tensor: Tensor) -> int | None:
     return size
 
 
-def external_range(tensor: Tensor) -> tuple[int, int]:
-    """(offset, length) in the weights file of a checked external initializer."""
+def external_range(tensor: Tensor) -> tuple[str, int, int]:
+    """(file, offset, length) of a checked external initializer."""
     fields = dict(tensor.external)
-    return int(fields.get("offset", "0")), int(fields["length"])
+    return fields["location"], int(fields.get("offset", "0")), int(fields["length"])
 
 
 def _header_problems(model: Model) -> Iterator[str]:
@@ -190,45 +193,45 @@ def _table_problems(model: Model, architecture: Architecture) -> Iterator[str]:
             yield f"{node.inputs[1]} must look up a table of {wanted[0]} x {wanted[1]}, found a {shape}"
 
 
-def _initializer_problems(model: Model, weights_size: int) -> Iterator[str]:
+def _initializer_problems(model: Model, data_sizes: Mapping[str, int]) -> Iterator[str]:
     names = [tensor.name for tensor in model.initializers]
     if len(set(names)) < len(names):
         yield "two initializers have the same name"
     if not set(names).isdisjoint(value.name for value in model.inputs):
         yield "an input has a default value"
     for tensor in model.initializers:
-        problem = _tensor_problem(tensor, weights_size)
+        problem = _tensor_problem(tensor, data_sizes)
         if problem:
             yield f"initializer {shown(tensor.name)} {problem}"
 
 
-def _tensor_problem(tensor: Tensor, weights_size: int) -> str | None:
+def _tensor_problem(tensor: Tensor, data_sizes: Mapping[str, int]) -> str | None:
     if tensor.data_type not in ELEMENT_TYPES:
         return f"has element type {tensor.data_type}, which no bundle uses"
     needed = tensor_bytes(tensor)
     if needed is None:
         return f"has impossible dims {shown(tensor.dims)}"
     if tensor.data_location == _EXTERNAL and tensor.data is None:
-        return _external_problem(tensor, needed, weights_size)
+        return _external_problem(tensor, needed, data_sizes)
     if tensor.data_location != _INLINE or tensor.external:
         return "must hold its values or refer to them, not both"
     found = len(tensor.data or b"")
     return None if found == needed else f"holds {found} bytes, its dims ask for {needed}"
 
 
-def _external_problem(tensor: Tensor, needed: int, weights_size: int) -> str | None:
+def _external_problem(tensor: Tensor, needed: int, data_sizes: Mapping[str, int]) -> str | None:
     fields = dict(tensor.external)
     if len(fields) < len(tensor.external) or not {"location", "length"} <= set(fields) <= _EXTERNAL_KEYS:
         keys = ", ".join(shown(key) for key, _ in tensor.external[:5])
         return f"must refer to its values by location, offset and length, found keys {keys or 'none'}"
-    if fields["location"] != WEIGHTS_NAME:
-        return f"lies in {shown(fields['location'])}, only {WEIGHTS_NAME} is allowed"
+    if fields["location"] not in data_sizes:
+        return f"lies in {shown(fields['location'])}, only {' and '.join(data_sizes)} is allowed"
     for key in ("offset", "length"):
         if not re.fullmatch(r"[0-9]{1,18}", fields.get(key, "0")):
             return f"has {key} {shown(fields[key])}, which is not a count of bytes"
-    offset, length = external_range(tensor)
+    name, offset, length = external_range(tensor)
     if length != needed:
         return f"has length {length}, its dims ask for {needed}"
-    if offset + length > weights_size:
-        return f"ends at byte {offset + length} of {WEIGHTS_NAME}, which has {weights_size}"
+    if offset + length > data_sizes[name]:
+        return f"ends at byte {offset + length} of {name}, which has {data_sizes[name]}"
     return None

@@ -24,6 +24,10 @@ def find_bad_weights(bundle: Bundle) -> list[str]:
     """
     arrays = map_initializers(bundle)
     found = [f"{name}: {fault}" for name, array in arrays.items() if (fault := _describe(array))]
+    if bundle.prefill_graph is not None:
+        wide = map_initializers(bundle, bundle.prefill_graph)
+        lines = [f"{name}: {fault}" for name, array in wide.items() if (fault := _describe(array))]
+        found = list(dict.fromkeys(found + lines))  # what both graphs read is told once
     scale = _final_scale(bundle)
     if scale in arrays and not arrays[scale].any():
         found.append(f"{scale}: all zero, so every prediction is the same")

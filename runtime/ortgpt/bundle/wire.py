@@ -115,15 +115,18 @@ _WIRE_TYPES = {
 }
 
 
-def read_model(data: bytes) -> Model:
-    """Parse a serialised ModelProto. Raises BundleError on anything malformed, and nothing else."""
-    if data[4:8] == _ORT_FORMAT:
-        raise _bad("it is in onnxruntime's own format")
-    return _Reader().model(memoryview(data))
+def read_model(data: bytes, name: str = GRAPH_NAME) -> Model:
+    """Parse a serialised ModelProto, the file `name`. Raises BundleError on anything malformed, only that."""
+    try:
+        if data[4:8] == _ORT_FORMAT:
+            raise _Malformed("it is in onnxruntime's own format")
+        return _Reader().model(memoryview(data))
+    except _Malformed as error:
+        raise BundleError(f"{name} is not a readable ONNX graph: {error}") from None
 
 
-def _bad(problem: str) -> BundleError:
-    return BundleError(f"{GRAPH_NAME} is not a readable ONNX graph: {problem}")
+class _Malformed(Exception):  # noqa: N818 (never leaves this module)
+    """What is wrong with the bytes."""
 
 
 class _Reader:
@@ -133,7 +136,7 @@ class _Reader:
     def model(self, view: memoryview) -> Model:
         fields = self._fields(view, _MODEL)
         if 7 not in fields:
-            raise _bad("it holds no graph")
+            raise _Malformed("it holds no graph")
         graph = self._fields(fields[7][0], _GRAPH)
         opsets = (self._fields(item, _OPSET) for item in fields.get(8, ()))
         return Model(
@@ -192,7 +195,7 @@ class _Reader:
     def _shape(self, view: memoryview) -> tuple[int | str, ...]:
         axes = [self._fields(item, _DIMENSION) for item in self._fields(view, _SHAPE).get(1, ())]
         if any(1 in axis and 2 in axis for axis in axes):
-            raise _bad("an axis has both a size and a name")
+            raise _Malformed("an axis has both a size and a name")
         return tuple(_int(axis, 1) if 1 in axis else _text(axis, 2) for axis in axes)
 
     def _pairs(self, fields: dict[int, list[Any]], number: int) -> tuple[tuple[str, str], ...]:
@@ -209,11 +212,11 @@ class _Reader:
             number, wire_type = tag >> 3, tag & 7
             kind = message.fields.get(number, "")
             if wire_type not in _WIRE_TYPES.get(kind, ()):
-                raise _bad(f"{message.name} has field {number} of wire type {wire_type}")
+                raise _Malformed(f"{message.name} has field {number} of wire type {wire_type}")
             value, position = _value(view, position, wire_type)
             values = found.setdefault(number, [])
             if values and kind in ("int", "float", "bytes"):
-                raise _bad(f"{message.name} has field {number} twice")
+                raise _Malformed(f"{message.name} has field {number} twice")
             if kind == "ints" and isinstance(value, memoryview):
                 self._spend(len(value))
                 values.extend(_varints(value))
@@ -224,7 +227,7 @@ class _Reader:
     def _spend(self, count: int) -> None:
         self._fields_left -= count
         if self._fields_left < 0:
-            raise _bad(f"it has more than {MAX_FIELDS} fields")
+            raise _Malformed(f"it has more than {MAX_FIELDS} fields")
 
 
 def _value(view: memoryview, position: int, wire_type: int) -> tuple[int | memoryview, int]:
@@ -234,7 +237,7 @@ def _value(view: memoryview, position: int, wire_type: int) -> tuple[int | memor
     if wire_type == _BYTES:
         length, position = _varint(view, position)
     if length > len(view) - position:
-        raise _bad("it ends in the middle of a field")
+        raise _Malformed("it ends in the middle of a field")
     return view[position : position + length], position + length
 
 
@@ -243,7 +246,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 70, 7):
         if position >= len(view):
-            raise _bad("it ends in the middle of a number")
+            raise _Malformed("it ends in the middle of a number")
         byte = view[position]
         position += 1
         number |= (byte & 0x7F) << shift
@@ -251,7 +254,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
             if number >= 1 << 64:
                 break
             return number, position
-    raise _bad("a number is longer than 64 bits")
+    raise _Malformed("a number is longer than 64 bits")
 
 
 def _varints(view: memoryview) -> Iterator[int]:
@@ -273,7 +276,7 @@ def _int32(fields: dict[int, list[Any]], number: int) -> int:
     """protobuf would cut a longer number to 32 bits."""
     value = _int(fields, number)
     if not -(1 << 31) <= value < 1 << 31:
-        raise _bad("a number is longer than 32 bits")
+        raise _Malformed("a number is longer than 32 bits")
     return value
 
 
@@ -285,7 +288,7 @@ def _texts(fields: dict[int, list[Any]], number: int) -> tuple[str, ...]:
     try:
         return tuple(str(value, "utf-8") for value in fields.get(number, ()))
     except UnicodeDecodeError:
-        raise _bad("a name is not UTF-8") from None
+        raise _Malformed("a name is not UTF-8") from None
 
 
 def _inline_data(fields: dict[int, list[Any]], data_type: int) -> bytes | None:
@@ -296,11 +299,11 @@ def _inline_data(fields: dict[int, list[Any]], data_type: int) -> bytes | None:
     if held == [9]:
         return bytes(fields[9][0])
     if len(held) > 1 or _TYPED[held[0]] != data_type:
-        raise _bad("a tensor's values are not of the tensor's type")
+        raise _Malformed("a tensor's values are not of the tensor's type")
     if data_type == _FLOAT:
         return b"".join(fields[4])
     numbers = list(map(_signed, fields[held[0]]))
     try:
         return struct.pack(f"<{len(numbers)}{'i' if data_type == _INT32 else 'q'}", *numbers)
     except struct.error:
-        raise _bad("a number is longer than 32 bits") from None
+        raise _Malformed("a number is longer than 32 bits") from None

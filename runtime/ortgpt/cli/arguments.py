@@ -33,6 +33,10 @@ ProviderOption = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the model.", show_default="all")
 ]
+NoFastPrefill = Annotated[
+    bool,
+    typer.Option("--no-fast-prefill", help="Leave out the second copy of the layers that a bundle may have."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No warnings, no progress, no timing line.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

@@ -12,7 +12,7 @@ import typer
 
 from ortgpt.benchmark.plan import GROWTH_CONTEXTS, GROWTH_ROWS, Plan
 from ortgpt.checks import shown
-from ortgpt.cli.arguments import AsJson, Debug, ProviderName, ProviderOption, Quiet, Threads
+from ortgpt.cli.arguments import AsJson, Debug, NoFastPrefill, ProviderName, ProviderOption, Quiet, Threads
 from ortgpt.cli.bench_table import render
 from ortgpt.cli.interruptible import call_interruptibly
 from ortgpt.cli.loading import load_model
@@ -50,6 +50,7 @@ def bench(
     as_json: AsJson = False,
     provider: ProviderOption = ProviderName.AUTO,
     threads: Threads = None,
+    no_fast_prefill: NoFastPrefill = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -75,14 +76,21 @@ def bench(
         contexts=GROWTH_CONTEXTS if growth else (),
         rounds=rounds,
     )
-    report = _measure(bundle, provider, threads, plan, quiet)
+    report = _measure(bundle, provider, threads, no_fast_prefill, plan, quiet)
     if as_json:
         print(json.dumps({"model": str(bundle), **dataclasses.asdict(report)}))
     else:
         print(render(str(bundle), report))
 
 
-def _measure(bundle: Path, provider: ProviderName, threads: int | None, plan: Plan, quiet: bool) -> Report:
+def _measure(
+    bundle: Path,
+    provider: ProviderName,
+    threads: int | None,
+    no_fast_prefill: bool,
+    plan: Plan,
+    quiet: bool,
+) -> Report:
     from ortgpt.benchmark.conduct import measure_model  # here: numpy, which --help need not load
     from ortgpt.benchmark.measuring import GraphTime
 
@@ -92,7 +100,7 @@ def _measure(bundle: Path, provider: ProviderName, threads: int | None, plan: Pl
 
     say("loading")
     graph_time = GraphTime()
-    with load_model(bundle, provider, threads, on_run=graph_time.add) as model:
+    with load_model(bundle, provider, threads, no_fast_prefill, on_run=graph_time.add) as model:
         return call_interruptibly(
             lambda: measure_model(model, graph_time, plan, on_progress=say), "ortgpt-bench"
         )

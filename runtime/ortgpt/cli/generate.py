@@ -19,6 +19,7 @@ from ortgpt.cli.arguments import (
     AsJson,
     Debug,
     ModelPath,
+    NoFastPrefill,
     ProviderName,
     ProviderOption,
     Quiet,
@@ -157,6 +158,7 @@ def generate(
     as_json: AsJson = False,
     provider: ProviderOption = ProviderName.AUTO,
     threads: Threads = None,
+    no_fast_prefill: NoFastPrefill = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -200,9 +202,10 @@ def generate(
     prompts = _prompts(context, prompt, prompt_ids, prompt_file)
     _check_batch_flags(given)
     with contextlib.ExitStack() as stack:
-        loaded = stack.enter_context(load_model(model, provider, threads))
+        load = partial(load_model, provider=provider, threads=threads, no_fast_prefill=no_fast_prefill)
+        loaded = stack.enter_context(load(model))
         if draft is not None:
-            options["draft"] = stack.enter_context(load_model(draft, provider, threads, "the draft model: "))
+            options["draft"] = stack.enter_context(load(draft, whose="the draft model: "))
         num_choices = max(options.get("n", 1), num_return_sequences or 1)
         seconds = None
         if len(prompts) == 1 and not (as_json or no_stream) and num_choices == 1 and best_of is None:

@@ -70,7 +70,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape.vocab_size} ({shape.tokenizer_size} in the tokenizer)"),
         ("ends with", ", ".join(map(str, shape.eos_token_ids)) or "nothing"),
         ("dialect", manifest.dialect),
-        ("precision", manifest.precision + (", row-invariant" if manifest.row_invariant else "")),
+        ("precision", manifest.precision + "".join(f", {trait}" for trait in _traits(manifest))),
         ("source", f"{manifest.provenance.source} ({manifest.provenance.source_sha256[:12]})"),
         ("exporter", manifest.provenance.exporter),
         ("onnxruntime", f">= {manifest.provenance.onnxruntime_floor}"),
@@ -89,3 +89,8 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         (name, f"{entry.size:,} bytes, sha256 {entry.sha256[:12]}") for name, entry in manifest.files.items()
     ]
     return rows + [("note", note) for note in manifest.notes]
+
+
+def _traits(manifest: Manifest) -> list[str]:
+    traits = {"row-invariant": manifest.row_invariant, "fast prefill": manifest.fast_prefill}
+    return [name for name, is_so in traits.items() if is_so]

@@ -30,6 +30,7 @@ def load_model(
     path: Path,
     provider: ProviderName,
     threads: int | None,
+    no_fast_prefill: bool,
     whose: str = "",
     on_run: OnRun | None = None,
 ) -> Model:
@@ -38,7 +39,13 @@ def load_model(
     def work() -> Model:
         from ortgpt.generator import load
 
-        return load(path, provider=provider.value, threads=threads, on_run=on_run)
+        return load(
+            path,
+            provider=provider.value,
+            threads=threads,
+            fast_prefill=not no_fast_prefill,
+            on_run=on_run,
+        )
 
     try:
         return call_interruptibly(work, "ortgpt-load")

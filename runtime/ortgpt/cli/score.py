@@ -15,6 +15,7 @@ from ortgpt.cli.arguments import (
     AsJson,
     Debug,
     ModelPath,
+    NoFastPrefill,
     ProviderName,
     ProviderOption,
     Quiet,
@@ -49,6 +50,7 @@ def score(
     as_json: AsJson = False,
     provider: ProviderOption = ProviderName.AUTO,
     threads: Threads = None,
+    no_fast_prefill: NoFastPrefill = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -64,7 +66,7 @@ def score(
         raise OptionError("text", "can come from one place only: an argument or --text-file")
     lines = None if text_file is None else read_prompt_file(text_file, "text_file", "text")
     single = read_text_argument(text, context, "text") if lines is None else ""
-    with load_model(model, provider, threads) as loaded:
+    with load_model(model, provider, threads, no_fast_prefill) as loaded:
         if lines is None:
             results = [loaded.score(single, prompt=prompt, stride=stride)]
         else:

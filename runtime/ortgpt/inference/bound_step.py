@@ -26,6 +26,7 @@ class BoundStep:
 
     def __init__(self, key: StepKey, session: Session, manifest: Manifest, cache: Cache) -> None:
         _, first, last, width, num_outputs, hidden = self.key = key
+        self.session = session
         rows = last - first
         shape = manifest.architecture
         self.input_ids = np.zeros((rows, width), np.int64)

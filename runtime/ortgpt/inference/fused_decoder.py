@@ -20,6 +20,8 @@ from ortgpt.manifest import Manifest
 
 # Attention takes a third less time in pieces of 256 tokens than whole; the products hardly mind.
 DEFAULT_CHUNK = 256
+# New tokens, of all rows together, from which a second graph runs a call: there int8 by columns takes WIDE.
+WIDE_TOKENS = 8
 KEPT_LOGITS = 64  # rows of logits that bound steps kept for reuse may hold together
 
 
@@ -27,18 +29,25 @@ class FusedDecoder:
     """Rows and their cache on a shared session; see `ortgpt.interfaces.Decoder` for the verbs.
 
     chunk: most new tokens of a row that one run of the graph takes; results do not depend on it.
+    wide: runs the calls of WIDE_TOKENS and more, on the same cache; None: the one session runs all.
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, *, rows: int = 1, chunk: int = DEFAULT_CHUNK
+        self,
+        session: Session,
+        manifest: Manifest,
+        *,
+        rows: int = 1,
+        chunk: int = DEFAULT_CHUNK,
+        wide: Session | None = None,
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
+        self._wide = wide
         self._cache = Cache(manifest.architecture, rows)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._last_step: BoundStep | None = None
-        self._planned: tuple[tuple[list[int], bool], list[Call]] | None = (
-            None  # the last widths and their calls
-        )
+        # The last widths, whether siblings, and their calls.
+        self._planned: tuple[tuple[list[int], bool], list[Call]] | None = None
         self._added: list[int] = [0] * rows  # widths of the last extend, for keep
         self._siblings = False
         self.context = manifest.architecture.context
@@ -102,7 +111,7 @@ class FusedDecoder:
         self.reorder(np.repeat(np.arange(self.num_rows), times))
 
     def fork(self) -> FusedDecoder:
-        twin = FusedDecoder(self._session, self._manifest, rows=0, chunk=self._chunk)
+        twin = FusedDecoder(self._session, self._manifest, rows=0, chunk=self._chunk, wide=self._wide)
         twin._cache = self._cache.copy()
         twin._added, twin._siblings = list(self._added), self._siblings
         return twin
@@ -198,7 +207,7 @@ class FusedDecoder:
         step = self._bound_step(key)
         lengths = self._cache.lengths[call.first : call.last]
         step.fill(call, new[call.first : call.last], lengths, siblings)
-        self._session.run(step.binding)
+        step.session.run(step.binding)
         if isinstance(new, np.ndarray):
             self._cache.record_step(new[:, 0])
         else:
@@ -213,7 +222,7 @@ class FusedDecoder:
         if any(step.key[0] != key[0] for step in self._steps.values()):
             self._steps.clear()  # they are bound to a buffer that the cache has left
         step = self._steps.pop(key, None)
-        self._steps[key] = step or BoundStep(key, self._session, self._manifest, self._cache)
+        self._steps[key] = step or BoundStep(key, self._session_for(key), self._manifest, self._cache)
         while (
             len(self._steps) > 1
             and sum(one.logits[..., 0].size for one in self._steps.values()) > KEPT_LOGITS
@@ -221,6 +230,11 @@ class FusedDecoder:
             del self._steps[next(iter(self._steps))]
         self._last_step = self._steps[key]
         return self._last_step
+
+    def _session_for(self, key: StepKey) -> Session:
+        _, first, last, width, *_ = key
+        is_wide = (last - first) * width >= WIDE_TOKENS
+        return self._wide if is_wide and self._wide is not None else self._session
 
 
 class _Collected:

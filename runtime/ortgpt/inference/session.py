@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import BundleError, MissingExtraError, OptionError, OrtgptError, ProviderError
 from ortgpt.inference.memory import check_memory
-from ortgpt.manifest import WEIGHTS_NAME, Manifest, parse_version
+from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
 
@@ -60,8 +60,8 @@ _BUILD_LOCK = threading.Lock()
 class Session:
     """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda".
 
-    weights_folder  where onnxruntime finds the weights file
-    initializers    the same weights as arrays, for a file that onnxruntime would not open itself
+    weights_folder  where onnxruntime finds the data files
+    initializers    the same weights as arrays, for files that onnxruntime would not open itself
     on_run          is called after every run, for measurements
     """
 
@@ -80,17 +80,11 @@ class Session:
         self.provider = choose_provider(provider, manifest)
         self.threads = threads or default_threads()
         self._on_run = on_run
-        weights = sum(entry.size for entry in manifest.files.values())
-        check_memory(
-            # Weights are packed for the matrix products one by one, the table stays beside its copy.
-            int(1.4 * weights) + 50_000_000,
-            f"loading {weights / 1e6:,.0f} MB of weights",
-            "free some memory, raise the limit, or use a smaller model",
-        )
         with contextlib.ExitStack() as stack:
             if initializers is not None:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
-                (weights_folder / WEIGHTS_NAME).touch()  # is looked for even though it is not read
+                for name in manifest.data_names:
+                    (weights_folder / name).touch()  # is looked for even though it is not read
             self._session: Any = self._build(graph, weights_folder, initializers or {})
         self._process = os.getpid()
 
@@ -176,6 +170,20 @@ def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> Non
             f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
             hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
         )
+
+
+def check_room(manifest: Manifest, *, fast_prefill: bool = False) -> None:
+    """Raise ProviderError unless there is memory for the weights, and for the second copy if asked for."""
+    takes_both = fast_prefill and manifest.fast_prefill
+    left_out = () if takes_both else (PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME)
+    weights = sum(entry.size for name, entry in manifest.files.items() if name not in left_out)
+    remedy = "leave out the second copy with fast_prefill=False" if takes_both else "use a smaller model"
+    check_memory(
+        # Weights are packed for the matrix products one by one, the table stays beside its copy.
+        int(1.4 * weights) + 50_000_000,
+        f"loading {weights / 1e6:,.0f} MB of weights",
+        f"free some memory, raise the limit, or {remedy}",
+    )
 
 
 def choose_provider(wanted: str, manifest: Manifest) -> str:
