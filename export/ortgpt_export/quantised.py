@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 import ortgpt
+from ortgpt.errors import CheckpointError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest, Probe
 from ortgpt_export.bundle_writer import BundleWriter
@@ -27,7 +31,7 @@ def write_quantised(
     job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, perplexity_text: Path | None
 ) -> Manifest:
     """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
-    with _fp32_model(job, bundle) as reference:
+    with _no_advice(), _fp32_model(job, bundle) as reference:
         manifest = job.write(bundle, scheme, _prepared(job, scheme, reference))
         # Its digests have just been computed, and its probe is yet to be asked for.
         with ortgpt.load(bundle.directory, provider="cpu", verify=False) as model:
@@ -43,6 +47,21 @@ def write_quantised(
             bundle.write_manifest(manifest)
             manifest = replace(manifest, parity=job.parity(bundle.directory, verify, scheme.precision))
     return manifest
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Keep back that fp16 is slow on the CPU: an export measures it there, whatever it is made for."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("running on the CPU")
+
+    logger = logging.getLogger("ortgpt")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 @contextmanager
@@ -65,6 +84,12 @@ def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> Mapping[str,
 
 
 def _own_answer(probe: Probe, model: ortgpt.Model) -> Probe:
-    """The probe with the answer of the quantised weights, which may be another than that of fp32."""
+    """The probe with the answer of the bundle's own weights, which may be another than that of fp32."""
     logits = next_logits(model, probe.token_ids)[-1, : model.manifest.architecture.tokenizer_size]
+    if not np.isfinite(logits).all():
+        precision = model.manifest.precision
+        raise CheckpointError(
+            f"what goes through this model is more than {precision} holds: its logits are not finite",
+            hint="export it as fp32 or int8",
+        )
     return replace(probe, argmax=int(logits.argmax()))

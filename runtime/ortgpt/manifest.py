@@ -24,6 +24,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 Dialect = Literal["fused"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ElementType = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +160,20 @@ class Manifest:
         """Whether the graph has query_seqlens, which onnxruntime 1.32 brought."""
         return parse_version(self.provenance.onnxruntime_floor) >= (1, 32)
 
+    @property
+    def element_type(self) -> ElementType:
+        """Of what goes through the graph, and of the cache."""
+        return element_type(self.precision)
+
     def to_json(self) -> str:
         data = asdict(self)
         ordered = {"schema_version": data.pop("schema_version"), **data}
         return json.dumps(ordered, indent=2, allow_nan=False) + "\n"
+
+
+def element_type(precision: Precision) -> ElementType:
+    """What a precision computes in; the integers of a quantised one are weights only."""
+    return "float16" if precision == "fp16" else "float32"
 
 
 def parse_version(text: str) -> tuple[int, int]:

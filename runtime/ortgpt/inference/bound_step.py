@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ortgpt.graph_contract import cache_names
+from ortgpt.graph_contract import cache_names, has_shared_rows
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call
 from ortgpt.inference.session import Session
@@ -33,7 +33,8 @@ class BoundStep:
         self.total = np.zeros((), np.int32)
         self.output_positions = np.zeros((rows, num_outputs), np.int64)
         self.query_seqlens = np.zeros(rows, np.int32)
-        self.no_bias = np.zeros(width * cache.capacity, np.float32)
+        self.has_bias = has_shared_rows(manifest.element_type)
+        self.no_bias = np.zeros(width * cache.capacity * self.has_bias, np.float32)
         self.logits: Floats = np.empty((rows, num_outputs, shape.vocab_size), np.float32)
         self.hidden: Floats | None = np.empty((rows, width, shape.width), np.float32) if hidden else None
         self.last_position = shape.context - 1
@@ -81,6 +82,8 @@ class BoundStep:
             self.output_positions[:] = offsets
         elif self.output_positions.shape[1]:
             self.output_positions[:, 0] = counts - 1
+        if not self.has_bias:
+            return
         bias = self._sibling_bias(lengths, call.width, total) if siblings else self.no_bias
         self._bias = bias
         shape = bias.shape if siblings else (1, 1, call.width, total)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ortgpt.errors import ContextLengthError, OptionError
+from ortgpt.graph_contract import has_shared_rows
 from ortgpt.inference.bound_step import BoundStep, StepKey
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call, plan_calls
@@ -32,7 +33,7 @@ class FusedDecoder:
         self, session: Session, manifest: Manifest, *, rows: int = 1, chunk: int = DEFAULT_CHUNK
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
-        self._cache = Cache(manifest.architecture, rows)
+        self._cache = Cache(manifest.architecture, rows, manifest.element_type)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._added: list[int] = [0] * rows  # widths of the last extend, for keep
         self._siblings = False
@@ -40,7 +41,7 @@ class FusedDecoder:
         self.vocab_size = manifest.architecture.vocab_size
         self.capabilities = Capabilities(
             hidden_states=True,
-            shared_rows=True,
+            shared_rows=has_shared_rows(manifest.element_type),
             ragged_widths=manifest.ragged_widths,
             row_invariant=manifest.row_invariant,
         )
@@ -136,6 +137,8 @@ class FusedDecoder:
         self._added = []
 
     def _check(self, token_ids: Sequence[Sequence[int] | Ids] | Ids, siblings: bool) -> list[Ids]:
+        if siblings and not self.capabilities.shared_rows:
+            raise OptionError("siblings", f"can't share a row of this {self._manifest.precision} bundle")
         new = [np.asarray(ids, np.int64) for ids in token_ids]
         if len(new) != self.num_rows or not new:
             raise OptionError("token_ids", f"must have one sequence for each of {self.num_rows} rows")
