@@ -14,7 +14,16 @@ from typing import BinaryIO
 import numpy as np
 
 from ortgpt.errors import MissingExtraError
-from ortgpt.graph_contract import FLOAT, INT32, INT64, Port, cache_names, fused_inputs, fused_outputs
+from ortgpt.graph_contract import (
+    FLOAT,
+    INT32,
+    INT64,
+    Port,
+    cache_names,
+    fused_inputs,
+    fused_outputs,
+    has_shared_rows,
+)
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import WEIGHTS_NAME, Architecture
 from ortgpt_export.config import GPT2Config
@@ -33,7 +42,12 @@ IR_VERSION = 10
 HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention on CPU takes no other head sizes
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
 
-_ONNX_TYPES = {FLOAT: TensorProto.FLOAT, INT32: TensorProto.INT32, INT64: TensorProto.INT64}
+_ONNX_TYPES = {
+    FLOAT: TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    INT32: TensorProto.INT32,
+    INT64: TensorProto.INT64,
+}
 
 
 def cache_head_size(config: GPT2Config) -> int:
@@ -67,13 +81,16 @@ def write_graph(
     written. beside: another serialised graph of the same weights; what both hold in the same form stays in
     that one's data file, and this one refers to it there.
     """
-    writer = GraphWriter(data_file, on_bytes, location, ModelProto.FromString(beside).graph.initializer)
+    kind = scheme.element_type
+    writer = GraphWriter(
+        data_file, on_bytes, kind, location=location, written=ModelProto.FromString(beside).graph.initializer
+    )
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
         writer.nodes,
         "gpt2",
-        [_value_info(port) for port in fused_inputs(architecture, ragged_widths=ragged_widths)],
-        [_value_info(port) for port in fused_outputs(architecture)],
+        _value_infos(fused_inputs(architecture, ragged_widths=ragged_widths, element_type=kind)),
+        _value_infos(fused_outputs(architecture, element_type=kind)),
         writer.initializers,
     )
     model: ModelProto = helper.make_model(
@@ -85,8 +102,8 @@ def write_graph(
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _value_info(port: Port) -> ValueInfoProto:
-    return helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape)
+def _value_infos(ports: list[Port]) -> list[ValueInfoProto]:
+    return [helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape) for port in ports]
 
 
 class _Author:
@@ -111,8 +128,10 @@ class _Author:
         residual = self._embedding()
         for layer in range(self._config.n_layer):
             residual = self._block(layer, residual)
-        self._norm("ln_f", residual, "hidden_states")
+        self._norm("ln_f", residual, self._writer.inside("hidden_states"))
+        self._writer.give_out("hidden_states")
         self._head()
+        self._writer.give_out("logits")
 
     def _embedding(self) -> str:
         """Token and position vectors, added up."""
@@ -155,7 +174,8 @@ class _Author:
         self._multiply(f"h.{layer}.ln_1", a + "c_attn", weight, bias)
         (past_key, present_key), (past_value, present_value) = cache_names(layer)
         inputs = [a + "c_attn", "", "", past_key, past_value, "seqlens_k", "total_sequence_length"]
-        inputs += ["", "", "", "attention_bias"]
+        if has_shared_rows(self._scheme.element_type):
+            inputs += ["", "", "", "attention_bias"]
         if self._ragged_widths:
             inputs += [""] * (QUERY_SEQLENS_INPUT - len(inputs)) + ["query_seqlens"]
         self._writer.microsoft(
@@ -203,13 +223,14 @@ class _Author:
         """Logits of the hidden states at output_positions."""
         axis = self._writer.integers("last_axis", [-1])
         self._writer.node("Unsqueeze", ["output_positions", axis], ["output_indices"])
-        self._writer.node("GatherND", ["hidden_states", "output_indices"], ["output_states"], batch_dims=1)
+        states = self._writer.inside("hidden_states")
+        self._writer.node("GatherND", [states, "output_indices"], ["output_states"], batch_dims=1)
         name, table = "wte.weight", self._weights["wte.weight"]
         if "lm_head.weight" in self._weights:
             name, table = "lm_head.weight", self._weights["lm_head.weight"]
             self._scheme.table.store(self._writer, name, table)
             self._writer.written(table)
-        self._scheme.table.project(self._writer, "output_states", name, table, "logits")
+        self._scheme.table.project(self._writer, "output_states", name, table, self._writer.inside("logits"))
 
     def _multiply(self, x: str, name: str, weight: Floats, bias: str = "") -> str:
         """The product of x and a weight (in, out), plus a bias; returns the output, called `name`."""
@@ -222,4 +243,4 @@ class _Author:
 
     def _write(self, name: str, values: Floats) -> str:
         self._writer.written(values)
-        return self._writer.weight(name, values)
+        return self._writer.floats(name, values)

@@ -50,19 +50,19 @@ class Tables(ABC):
 
 @dataclass(frozen=True)
 class FloatMatrices(Matrices, Tables):
-    """float32, as in the checkpoint."""
+    """Floats, in what the graph computes in."""
 
     def multiply(
         self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
     ) -> str:
-        graph.weight(name, weight)
+        graph.floats(name, weight)
         if not bias:
             return graph.node("MatMul", [x, name], [output])
         graph.node("MatMul", [x, name], [output + ".product"])
         return graph.node("Add", [output + ".product", bias], [output])
 
     def store(self, graph: GraphWriter, name: str, table: Floats) -> None:
-        graph.weight(name, table)
+        graph.floats(name, table)
 
     def look_up(self, graph: GraphWriter, name: str, table: Floats, ids: str, output: str) -> str:
         return graph.node("Gather", [name, ids], [output])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 import ortgpt
+from ortgpt.errors import CheckpointError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest, Probe, Quality
 from ortgpt_export.bundle_writer import BundleWriter
@@ -27,7 +31,7 @@ def write_quantised(
     job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, perplexity_text: Path | None
 ) -> Manifest:
     """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
-    with _fp32_model(job, bundle) as reference:
+    with _no_advice(), _fp32_model(job, bundle) as reference:
         manifest = job.write(bundle, scheme, _prepared(job, scheme, reference))
         with _loaded(bundle) as model:
             manifest = replace(manifest, probe=_own_answer(manifest.probe, model))
@@ -68,6 +72,21 @@ def _measured(
 
 
 @contextmanager
+def _no_advice() -> Iterator[None]:
+    """Keep back that fp16 is slow on the CPU: an export measures it there, whatever it is made for."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("running on the CPU")
+
+    logger = logging.getLogger("ortgpt")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+@contextmanager
 def _fp32_model(job: Job, bundle: BundleWriter) -> Iterator[ortgpt.Model]:
     """The checkpoint as an fp32 bundle of its own, which is there for the time of the export only."""
     with tempfile.TemporaryDirectory(prefix="fp32-", dir=bundle.directory) as folder:
@@ -87,6 +106,12 @@ def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> Mapping[str,
 
 
 def _own_answer(probe: Probe, model: ortgpt.Model) -> Probe:
-    """The probe with the answer of the quantised weights, which may be another than that of fp32."""
+    """The probe with the answer of the bundle's own weights, which may be another than that of fp32."""
     logits = next_logits(model, probe.token_ids)[-1, : model.manifest.architecture.tokenizer_size]
+    if not np.isfinite(logits).all():
+        precision = model.manifest.precision
+        raise CheckpointError(
+            f"what goes through this model is more than {precision} holds: its logits are not finite",
+            hint="export it as fp32 or int8",
+        )
     return replace(probe, argmax=int(logits.argmax()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ortgpt.checks import shown
 from ortgpt.errors import OptionError
-from ortgpt.manifest import PRECISIONS, Precision
+from ortgpt.manifest import PRECISIONS, ElementType, Precision, element_type
 from ortgpt_export.matrices import BlockMatrices, DynamicMatrices, FloatMatrices, Matrices, Tables
 
 
@@ -36,6 +36,11 @@ class Scheme:
         """The scheme of the second graph, if there is one."""
         return None if self.wide_layers is None else replace(self, layers=self.wide_layers, wide_layers=None)
 
+    @property
+    def element_type(self) -> ElementType:
+        """What the graph computes in."""
+        return element_type(self.precision)
+
 
 _FLOAT = FloatMatrices()
 # Blocks of 128 are faster than smaller ones and hardly worse. What a row computes in blocks of up to 32
@@ -47,6 +52,8 @@ _INT4_INVARIANT = BlockMatrices(4, 32, "k-quant")
 
 SCHEMES: dict[Precision, Scheme] = {
     "fp32": Scheme(precision="fp32", layers=_FLOAT, table=_FLOAT, positions=_FLOAT, row_invariant=True),
+    # The norms and the sums too: docs/precision.md has what that costs.
+    "fp16": Scheme(precision="fp16", layers=_FLOAT, table=_FLOAT, positions=_FLOAT),
     "int8": Scheme(
         precision="int8",
         layers=_INT8,
@@ -63,6 +70,10 @@ SCHEMES: dict[Precision, Scheme] = {
 # Precisions to which the layers of int8-dynamic may be added for wide steps.
 FAST_PREFILL: tuple[Precision, ...] = ("int8", "int4")
 _INVARIANT: dict[Precision, BlockMatrices] = {"int8": _INT8_INVARIANT, "int4": _INT4_INVARIANT}
+_WHY_VARIANT: dict[Precision, str] = {
+    "fp16": "a GPU orders its sums by the number of rows",
+    "int8-dynamic": "all rows of a call share a scale",
+}
 
 
 def choose_scheme(precision: str, *, row_invariant: bool = False, fast_prefill: bool = False) -> Scheme:
@@ -80,12 +91,10 @@ def choose_scheme(precision: str, *, row_invariant: bool = False, fast_prefill: 
 def _choose_layers(precision: str, row_invariant: bool) -> Scheme:
     if precision not in PRECISIONS:
         raise OptionError("precision", f"must be one of {', '.join(PRECISIONS)}, got {shown(precision)}")
-    if precision not in SCHEMES:
-        raise OptionError("precision", f"{precision} is not there yet")
     scheme = SCHEMES[precision]
     if not row_invariant or scheme.row_invariant:
         return scheme
     if precision not in _INVARIANT:
-        raise OptionError("row_invariant", f"can't be had with {precision}: all rows of a call share a scale")
+        raise OptionError("row_invariant", f"can't be had with {precision}: {_WHY_VARIANT[precision]}")
     blocks = _INVARIANT[precision]
     return replace(scheme, layers=blocks, table=blocks, block_size=blocks.block_size, row_invariant=True)

@@ -119,9 +119,10 @@ def _interface_problems(model: Model, manifest: Manifest) -> Iterator[str]:
             f"for the manifest's {architecture.layers} layers"
         )
         return
-    inputs = fused_inputs(architecture, ragged_widths=manifest.ragged_widths)
+    kind = manifest.element_type
+    inputs = fused_inputs(architecture, ragged_widths=manifest.ragged_widths, element_type=kind)
     yield from _port_problems("input", inputs, model.inputs)
-    yield from _port_problems("output", fused_outputs(architecture), model.outputs)
+    yield from _port_problems("output", fused_outputs(architecture, element_type=kind), model.outputs)
 
 
 def _port_problems(kind: str, expected: Sequence[Port], found: Sequence[Value]) -> Iterator[str]:

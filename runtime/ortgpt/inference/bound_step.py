@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ortgpt.graph_contract import cache_names
+from ortgpt.graph_contract import cache_names, has_shared_rows
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call
 from ortgpt.inference.session import Session
@@ -35,7 +35,8 @@ class BoundStep:
         self.total = np.zeros((), np.int32)
         self.output_positions = np.zeros((rows, num_outputs), np.int64)
         self.query_seqlens = np.zeros(rows, np.int32)
-        self.no_bias = np.zeros(width * cache.capacity, np.float32)
+        self.has_bias = has_shared_rows(manifest.element_type)
+        self.no_bias = np.zeros(width * cache.capacity * self.has_bias, np.float32)
         self.no_bias_at = self.no_bias.ctypes.data  # asking costs as much as a whole reduction
         self.logits: Floats = np.empty((rows, num_outputs, shape.vocab_size), np.float32)
         self.hidden: Floats | None = np.empty((rows, width, shape.width), np.float32) if hidden else None
@@ -86,6 +87,8 @@ class BoundStep:
         np.add(lengths, self._issued_less_1, out=self.seqlens, casting="same_kind")
         total = max(self.seqlens.tolist()) + 1
         self.total[()] = total
+        if not self.has_bias:
+            return
         # Its shape grows with the text, so it has to be bound anew: the graph takes no wider one.
         if siblings:
             self._bias = bias = self._sibling_bias(lengths, total)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ortgpt.errors import ContextLengthError, OptionError
+from ortgpt.graph_contract import has_shared_rows
 from ortgpt.inference.bound_step import BoundStep, StepKey
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call, plan_calls
@@ -43,7 +44,7 @@ class FusedDecoder:
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
         self._wide = wide
-        self._cache = Cache(manifest.architecture, rows)
+        self._cache = Cache(manifest.architecture, rows, manifest.element_type)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._last_step: BoundStep | None = None
         # The last widths, whether siblings, and their calls.
@@ -54,7 +55,7 @@ class FusedDecoder:
         self.vocab_size = manifest.architecture.vocab_size
         self.capabilities = Capabilities(
             hidden_states=True,
-            shared_rows=True,
+            shared_rows=has_shared_rows(manifest.element_type),
             ragged_widths=manifest.ragged_widths,
             row_invariant=manifest.row_invariant,
         )
@@ -169,6 +170,8 @@ class FusedDecoder:
         """The new ids by row, as arrays."""
         if isinstance(token_ids, np.ndarray) and not siblings and self._is_plain_step(token_ids):
             return token_ids
+        if siblings and not self.capabilities.shared_rows:
+            raise OptionError("siblings", f"can't share a row of this {self._manifest.precision} bundle")
         new = [np.asarray(ids, np.int64) for ids in token_ids]
         if len(new) != self.num_rows or not new:
             raise OptionError("token_ids", f"must have one sequence for each of {self.num_rows} rows")
