@@ -65,7 +65,8 @@ SCHEMES: dict[Precision, Scheme] = {
     "int8-dynamic": Scheme(
         precision="int8-dynamic", layers=DynamicMatrices(), table=_INT8, positions=_INT8, moves_outliers=True
     ),
-    "int4": Scheme(precision="int4", layers=_INT4, table=_INT4, positions=_INT8, block_size=_INT4.block_size),
+    # A head of 4 bits would lose more than all layers do: their products add up, the head's are the logits.
+    "int4": Scheme(precision="int4", layers=_INT4, table=_INT8, positions=_INT8, block_size=_INT4.block_size),
 }
 # Precisions to which the layers of int8-dynamic may be added for wide steps.
 FAST_PREFILL: tuple[Precision, ...] = ("int8", "int4")
