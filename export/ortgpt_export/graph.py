@@ -11,8 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import BinaryIO
 
-import numpy as np
-
 from ortgpt.errors import MissingExtraError
 from ortgpt.graph_contract import (
     FLOAT,
@@ -29,6 +27,7 @@ from ortgpt.manifest import WEIGHTS_NAME, Architecture
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.external_data import ALIGNMENT
 from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
+from ortgpt_export.heads import cache_head_size, pad_heads
 from ortgpt_export.matrices import Tables
 from ortgpt_export.schemes import SCHEMES, Scheme
 
@@ -39,7 +38,6 @@ except ImportError as error:
 
 OPSET = 20  # com.microsoft operators do the rest; both load from onnxruntime 1.31 on
 IR_VERSION = 10
-HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention on CPU takes no other head sizes
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
 
 _ONNX_TYPES = {
@@ -48,11 +46,6 @@ _ONNX_TYPES = {
     INT32: TensorProto.INT32,
     INT64: TensorProto.INT64,
 }
-
-
-def cache_head_size(config: GPT2Config) -> int:
-    """The head size inside the graph: zero-padded to a multiple of 8."""
-    return -(-config.head_size // HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
 
 
 def data_bytes(config: GPT2Config, weight_bytes: int) -> int:
@@ -169,8 +162,10 @@ class _Author:
     def _attention(self, layer: int) -> str:
         """Attention over the past and the new tokens."""
         a = f"h.{layer}.attn."
-        bias = self._write(a + "c_attn.bias", self._pad_heads(self._weights[a + "c_attn.bias"], 3, axis=0))
-        weight = self._pad_heads(self._weights[a + "c_attn.weight"], 3, axis=1)
+        bias = self._write(
+            a + "c_attn.bias", pad_heads(self._weights[a + "c_attn.bias"], self._config, parts=3, axis=0)
+        )
+        weight = pad_heads(self._weights[a + "c_attn.weight"], self._config, parts=3, axis=1)
         self._multiply(f"h.{layer}.ln_1", a + "c_attn", weight, bias)
         (past_key, present_key), (past_value, present_value) = cache_names(layer)
         inputs = [a + "c_attn", "", "", past_key, past_value, "seqlens_k", "total_sequence_length"]
@@ -186,24 +181,13 @@ class _Author:
             kv_num_heads=self._config.n_head,
             scale=self._attention_scale(layer),
         )
-        weight = self._pad_heads(self._weights[a + "c_proj.weight"], 1, axis=0)
+        weight = pad_heads(self._weights[a + "c_proj.weight"], self._config, parts=1, axis=0)
         return self._multiply(a + "heads", a + "c_proj", weight, self._weight(a + "c_proj.bias"))
 
     def _attention_scale(self, layer: int) -> float:
         """What query-key products are multiplied by; from the model's own head size, not the padded one."""
         scale = 1 / math.sqrt(self._config.head_size) if self._config.scale_attn_weights else 1.0
         return scale / (layer + 1) if self._config.scale_attn_by_inverse_layer_idx else scale
-
-    def _pad_heads(self, values: Floats, parts: int, axis: int) -> Floats:
-        """Zero-pad every head along an axis that holds parts * heads * head_size entries."""
-        heads, size, padded = self._config.n_head, self._config.head_size, cache_head_size(self._config)
-        if size == padded:
-            return values
-        before, after = values.shape[:axis], values.shape[axis + 1 :]
-        split = values.reshape(*before, parts * heads, size, *after)
-        pads = [(0, 0)] * split.ndim
-        pads[axis + 1] = (0, padded - size)
-        return np.pad(split, pads).reshape(*before, parts * heads * padded, *after)
 
     def _activation(self, values: str, bias: str, output: str) -> str:
         """The MLP's activation of values + bias."""

@@ -27,7 +27,8 @@ from ortgpt.manifest import (
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.checkpoint import Checkpoint
 from ortgpt_export.config import GPT2Config
-from ortgpt_export.graph import cache_head_size, data_bytes, write_graph
+from ortgpt_export.graph import data_bytes, write_graph
+from ortgpt_export.heads import cache_head_size
 from ortgpt_export.probe import make_probe
 from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile

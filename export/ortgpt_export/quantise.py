@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
 
-Method = Literal["rtn", "k-quant"]
-"""Round to nearest around zero; or llama.cpp's search for scale and zero point, weighted by size."""
+Method = Literal["rtn", "k-quant", "gptq"]
+"""Round to nearest around zero; llama.cpp's search for scale and zero point, weighted by size; or what
+gptq.py makes of calibrated layers (and k-quant of all that is not a layer)."""
 
 CHUNK = 1 << 22  # weights that are quantised at a time: k-quant keeps a dozen copies of them
 
@@ -46,6 +47,14 @@ def quantise_blocks(matrix: Floats, *, bits: int, block_size: int, method: Metho
     ]
     packed, scales, zero_points = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Blocks(packed, scales, None if method == "rtn" else zero_points)
+
+
+def pack_blocks(numbers: NDArray[np.uint8], scales: Floats, zero_points: Floats, bits: int) -> Blocks:
+    """Blocks of numbers (out, in) with scales and zero points (out, blocks)."""
+    count, blocks = scales.shape
+    packed = _pack(np.ascontiguousarray(numbers), bits).reshape(count, blocks, -1)
+    zeros = _pack(np.ascontiguousarray(zero_points).astype(np.uint8), bits)
+    return Blocks(packed, np.ascontiguousarray(scales), zeros)
 
 
 def _quantise_rows(

@@ -17,14 +17,16 @@ from ortgpt.errors import CheckpointError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest, Probe, Quality
 from ortgpt_export.bundle_writer import BundleWriter
+from ortgpt_export.calibrated import WithBiases, calibrate
 from ortgpt_export.calibration import observe
 from ortgpt_export.job import Job
+from ortgpt_export.matrices import BlockMatrices
 from ortgpt_export.quality import measure_perplexity, measure_quality, next_logits, sample_texts
 from ortgpt_export.schemes import SCHEMES, Scheme
 from ortgpt_export.smoothing import SmoothedWeights
 
 # Other texts than those that the quality is measured on.
-CALIBRATION_SEED, CALIBRATION_TEXTS = 1_000_000, 8
+CALIBRATION_SEED, CALIBRATION_TEXTS, GPTQ_TEXTS = 1_000_000, 8, 32
 
 
 def write_quantised(
@@ -32,7 +34,8 @@ def write_quantised(
 ) -> Manifest:
     """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
     with _no_advice(), _fp32_model(job, bundle) as reference:
-        manifest = job.write(bundle, scheme, _prepared(job, scheme, reference))
+        weights, scheme = _prepared(job, scheme, reference)
+        manifest = job.write(bundle, scheme, weights)
         with _loaded(bundle) as model:
             manifest = replace(manifest, probe=_own_answer(manifest.probe, model))
         if verify != "none":
@@ -96,13 +99,25 @@ def _fp32_model(job: Job, bundle: BundleWriter) -> Iterator[ortgpt.Model]:
             yield model
 
 
-def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> Mapping[str, Floats]:
-    """The weights as they are to be stored: with outliers moved into them, where the scheme asks for it."""
-    if not scheme.moves_outliers:
-        return job.weights
-    texts = sample_texts(reference, num_texts=CALIBRATION_TEXTS, seed=CALIBRATION_SEED)
-    seen = observe(job.weights, job.config, texts, partial(job.progress, "calibrate"))
-    return SmoothedWeights(job.weights, job.config, seen)
+def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> tuple[Mapping[str, Floats], Scheme]:
+    """The weights as they are to be stored, and the scheme with those that are quantised already.
+
+    Outliers are moved into the weights first, then GPTQ rounds them, each where the scheme asks for it.
+    """
+    weights: Mapping[str, Floats] = job.weights
+    on_text = partial(job.progress, "calibrate")
+    if scheme.moves_outliers:
+        texts = sample_texts(reference, num_texts=CALIBRATION_TEXTS, seed=CALIBRATION_SEED)
+        weights = SmoothedWeights(weights, job.config, observe(weights, job.config, texts, on_text))
+    layers = scheme.layers
+    if isinstance(layers, BlockMatrices) and layers.method == "gptq":
+        texts = sample_texts(reference, num_texts=GPTQ_TEXTS, seed=CALIBRATION_SEED)
+        found = calibrate(
+            weights, job.config, texts, bits=layers.bits, block_size=layers.block_size, on_text=on_text
+        )
+        weights = WithBiases(weights, found.biases)
+        scheme = replace(scheme, layers=replace(layers, found=found.blocks))
+    return weights, scheme
 
 
 def _own_answer(probe: Probe, model: ortgpt.Model) -> Probe:

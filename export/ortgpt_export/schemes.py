@@ -47,8 +47,8 @@ _FLOAT = FloatMatrices()
 # (of 8-bit numbers up to 64) does not depend on how many rows there are; in larger ones it does.
 _INT8 = BlockMatrices(8, 128)
 _INT8_INVARIANT = BlockMatrices(8, 64)
-_INT4 = BlockMatrices(4, 128, "k-quant")
-_INT4_INVARIANT = BlockMatrices(4, 32, "k-quant")
+_INT4 = BlockMatrices(4, 128, "gptq")
+_INT4_INVARIANT = BlockMatrices(4, 32, "gptq")
 
 SCHEMES: dict[Precision, Scheme] = {
     "fp32": Scheme(precision="fp32", layers=_FLOAT, table=_FLOAT, positions=_FLOAT, row_invariant=True),
@@ -70,7 +70,11 @@ SCHEMES: dict[Precision, Scheme] = {
 }
 # Precisions to which the layers of int8-dynamic may be added for wide steps.
 FAST_PREFILL: tuple[Precision, ...] = ("int8", "int4")
-_INVARIANT: dict[Precision, BlockMatrices] = {"int8": _INT8_INVARIANT, "int4": _INT4_INVARIANT}
+# (layers, table)
+_INVARIANT: dict[Precision, tuple[BlockMatrices, BlockMatrices]] = {
+    "int8": (_INT8_INVARIANT, _INT8_INVARIANT),
+    "int4": (_INT4_INVARIANT, BlockMatrices(4, 32, "k-quant")),
+}
 _WHY_VARIANT: dict[Precision, str] = {
     "fp16": "a GPU orders its sums by the number of rows",
     "int8-dynamic": "all rows of a call share a scale",
@@ -97,5 +101,5 @@ def _choose_layers(precision: str, row_invariant: bool) -> Scheme:
         return scheme
     if precision not in _INVARIANT:
         raise OptionError("row_invariant", f"can't be had with {precision}: {_WHY_VARIANT[precision]}")
-    blocks = _INVARIANT[precision]
-    return replace(scheme, layers=blocks, table=blocks, block_size=blocks.block_size, row_invariant=True)
+    layers, table = _INVARIANT[precision]
+    return replace(scheme, layers=layers, table=table, block_size=layers.block_size, row_invariant=True)

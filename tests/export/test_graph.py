@@ -17,7 +17,8 @@ from transformers import GPT2LMHeadModel
 from ortgpt.graph_contract import FUSED_OPERATORS, fused_inputs, fused_outputs
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import ACTIVATIONS
-from ortgpt_export.graph import cache_head_size, data_bytes
+from ortgpt_export.graph import data_bytes
+from ortgpt_export.heads import cache_head_size
 from ortgpt_export.job import describe
 from ortgpt_export.reference import forward
 
