@@ -64,7 +64,7 @@ def _round_rows(
     zero: Floats,
     bits: int,
 ) -> Floats:
-    """Round the inputs first .. last - 1 in turn; returns their errors over their own shares of U, (rows, out)."""
+    """Round the inputs first .. last - 1 in turn; returns their errors, each over its own U, (rows, out)."""
     lost = np.empty((last - first, left.shape[1]), np.float32)
     for row in range(first, last):
         level = np.clip(np.rint(left[row] / scale + zero), 0, (1 << bits) - 1)
