@@ -31,9 +31,12 @@ from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile
 from ortgpt_export.verify import measure_parity, numpy_reference, torch_reference
 
-Stage = Literal["read", "write", "verify", "sample", "calibrate", "compare"]
+Stage = Literal["read", "write", "verify", "prepare", "calibrate", "compare"]
 Progress = Callable[[Stage, int, int], None]
-"""Is told (stage, done, total): bytes of the checkpoint, bytes of the weights, forward passes, texts."""
+"""Is told (stage, done, total): bytes of the checkpoint, bytes of the weights, forward passes, texts.
+
+"prepare" is the fp32 model that the others are compared with.
+"""
 
 SMALL_FILES_BYTES = 64 << 20  # room for graph, tokenizer and manifest
 
@@ -59,11 +62,17 @@ class Job:
         return make_probe(self.weights, self.config, self.tokenizer.loaded)
 
     def write(
-        self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats] | None = None
+        self,
+        bundle: BundleWriter,
+        scheme: Scheme,
+        weights: Mapping[str, Floats] | None = None,
+        *,
+        stage: Stage = "write",
     ) -> Manifest:
         """Write all files; afterwards the bundle's directory can be loaded. Returns its manifest, unverified.
 
         weights  what is stored; None: the checkpoint's
+        stage    as which progress is reported
         """
         bundle.reserve(
             data_bytes(self.config, self.weights.nbytes) + len(self.tokenizer.json) + SMALL_FILES_BYTES
@@ -76,7 +85,7 @@ class Job:
                 data_file,
                 ragged_widths=self.provenance.onnxruntime_floor != "1.31",
                 scheme=scheme,
-                on_bytes=Counter("write", self.weights.nbytes, self.progress),
+                on_bytes=Counter(stage, self.weights.nbytes, self.progress),
             )
         bundle.add(GRAPH_NAME, graph)
         bundle.add(TOKENIZER_NAME, self.tokenizer.json)

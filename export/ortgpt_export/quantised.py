@@ -15,7 +15,7 @@ from ortgpt.manifest import Manifest, Probe
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.calibration import observe
 from ortgpt_export.job import Job
-from ortgpt_export.quality import measure_perplexity, measure_quality, next_logits, sample_texts
+from ortgpt_export.quality import GivenText, measure_perplexity, measure_quality, next_logits, sample_texts
 from ortgpt_export.schemes import SCHEMES, Scheme
 from ortgpt_export.smoothing import SmoothedWeights
 
@@ -24,9 +24,14 @@ CALIBRATION_SEED, CALIBRATION_TEXTS = 1_000_000, 8
 
 
 def write_quantised(
-    job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, perplexity_text: Path | None
+    job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, text: GivenText | None
 ) -> Manifest:
-    """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
+    """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none".
+
+    text  whose perplexity is measured too
+    """
+    if text is not None:
+        text.check_length(job.tokenizer.loaded)
     with _fp32_model(job, bundle) as reference:
         manifest = job.write(bundle, scheme, _prepared(job, scheme, reference))
         # Its digests have just been computed, and its probe is yet to be asked for.
@@ -35,9 +40,8 @@ def write_quantised(
             if verify != "none":
                 texts = sample_texts(reference)
                 quality = measure_quality(model, reference, texts, partial(job.progress, "compare"))
-                if perplexity_text is not None:
-                    perplexity = measure_perplexity(model, reference, perplexity_text)
-                    quality = replace(quality, perplexity=perplexity)
+                if text is not None:
+                    quality = replace(quality, perplexity=measure_perplexity(model, reference, text))
                 manifest = replace(manifest, quality=quality)
         if verify != "none":
             bundle.write_manifest(manifest)
@@ -50,7 +54,7 @@ def _fp32_model(job: Job, bundle: BundleWriter) -> Iterator[ortgpt.Model]:
     """The checkpoint as an fp32 bundle of its own, which is there for the time of the export only."""
     with tempfile.TemporaryDirectory(prefix="fp32-", dir=bundle.directory) as folder:
         with BundleWriter(Path(folder) / "fp32") as writer:
-            writer.commit(job.write(writer, SCHEMES["fp32"]))
+            writer.commit(job.write(writer, SCHEMES["fp32"], stage="prepare"))
         with ortgpt.load(Path(folder) / "fp32", provider="cpu", verify=False) as model:
             yield model
 
