@@ -15,6 +15,7 @@ from ortgpt_export.exporter import export_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 
 MakeBundle = Callable[..., Path]
+EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant"}  # the others are config.json's
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +39,20 @@ def storyteller_model(storyteller_bundle: Path) -> Iterator[ortgpt.Model]:
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """make_bundle(onnxruntime_floor="1.32", **config) -> directory of a random model's bundle."""
+    """make_bundle(onnxruntime_floor="1.32", precision="fp32", row_invariant=False, **config) -> directory.
+
+    A random model's bundle; its checkpoint lies beside it.
+    """
     made: dict[str, Path] = {}
 
-    def make(onnxruntime_floor: str = "1.32", **config: Any) -> Path:
-        key = repr((onnxruntime_floor, sorted(config.items())))
+    def make(**options: Any) -> Path:
+        key = repr(sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("random")
-            checkpoint = make_checkpoint(folder / "checkpoint", **config)
+            export = {name: options.pop(name) for name in EXPORT_OPTIONS & set(options)}
+            checkpoint = make_checkpoint(folder / "checkpoint", **options)
             made[key] = folder / "bundle"
-            export_checkpoint(str(checkpoint), made[key], verify="none", onnxruntime_floor=onnxruntime_floor)
+            export_checkpoint(str(checkpoint), made[key], verify="none", **export)
         return made[key]
 
     return make
