@@ -50,6 +50,14 @@ def edit_weights() -> Callable[[Path, Callable[[Weights], Weights]], None]:
     return edit
 
 
+@pytest.fixture
+def weights_of_two_layers(checkpoint: Path) -> tuple[Weights, GPT2Config]:
+    """What the export reads of `checkpoint`."""
+    config = read_config(checkpoint)
+    with open_checkpoint(checkpoint, config) as weights:
+        return dict(weights), config
+
+
 class Graph:
     """One row on the bare graph; feeds exactly what the graph's contract asks for, cache in place."""
 
