@@ -1,7 +1,9 @@
-"""Checkpoints, bundles and models that many tests share, each made once per test process."""
+"""Checkpoints, bundles and models that many tests share, each made once per test process or run."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ortgpt_export.exporter import export_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 
 MakeBundle = Callable[..., Path]
+EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant"}  # the others are config.json's
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +40,45 @@ def storyteller_model(storyteller_bundle: Path) -> Iterator[ortgpt.Model]:
 
 
 @pytest.fixture(scope="session")
+def make_storyteller(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_storyteller(precision=..., row_invariant=False) -> its bundle, measured unless row-invariant.
+
+    It takes seconds, so that all test processes of a run share what the first has made.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def make(*, precision: str, row_invariant: bool = False) -> Path:
+        bundle = folder / f"storyteller-{precision}{'-row-invariant' if row_invariant else ''}"
+        verify = "none" if row_invariant else "numpy"
+        with (folder / f"{bundle.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not bundle.exists():  # it comes whole, by a rename
+                export_checkpoint(
+                    str(storyteller), bundle, precision=precision, row_invariant=row_invariant, verify=verify
+                )
+        return bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """make_bundle(onnxruntime_floor="1.32", **config) -> directory of a random model's bundle."""
+    """make_bundle(onnxruntime_floor="1.32", precision="fp32", row_invariant=False, **config) -> directory.
+
+    A random model's bundle; its checkpoint lies beside it.
+    """
     made: dict[str, Path] = {}
 
-    def make(onnxruntime_floor: str = "1.32", **config: Any) -> Path:
-        key = repr((onnxruntime_floor, sorted(config.items())))
+    def make(**options: Any) -> Path:
+        key = repr(sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("random")
-            checkpoint = make_checkpoint(folder / "checkpoint", **config)
+            export = {name: options.pop(name) for name in EXPORT_OPTIONS & set(options)}
+            checkpoint = make_checkpoint(folder / "checkpoint", **options)
             made[key] = folder / "bundle"
-            export_checkpoint(str(checkpoint), made[key], verify="none", onnxruntime_floor=onnxruntime_floor)
+            export_checkpoint(str(checkpoint), made[key], verify="none", **export)
         return made[key]
 
     return make

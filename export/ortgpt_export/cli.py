@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "read": "reading",
+    "prepare": "preparing",
     "write": "writing",
     "calibrate": "calibrating",
     "compare": "comparing",

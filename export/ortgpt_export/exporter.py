@@ -14,6 +14,7 @@ from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.checkpoint import INDEX_NAME, open_checkpoint, weight_files
 from ortgpt_export.config import CONFIG_NAME, read_config
 from ortgpt_export.job import Counter, Job, Progress
+from ortgpt_export.quality import read_text
 from ortgpt_export.quantised import write_quantised
 from ortgpt_export.schemes import Scheme, choose_scheme
 from ortgpt_export.source import fetch, parse_source, source_sha256
@@ -70,6 +71,7 @@ def export_checkpoint(
     scheme = choose_scheme(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
     _check_quantised(scheme, verify, perplexity_text)
     check_available(verify)
+    text = None if perplexity_text is None else read_text(Path(perplexity_text))
     origin = parse_source(source, revision)
     with BundleWriter(Path(output), force=force) as bundle:
         directory = fetch(origin, quiet=quiet)
@@ -88,8 +90,7 @@ def export_checkpoint(
                 if verify != "none":
                     manifest = replace(manifest, parity=job.parity(bundle.directory, verify, "fp32"))
             else:
-                text_file = None if perplexity_text is None else Path(perplexity_text)
-                manifest = write_quantised(job, bundle, scheme, verify, text_file)
+                manifest = write_quantised(job, bundle, scheme, verify, text)
             bundle.commit(manifest)
     for note in manifest.notes:
         logger.warning("%s", note)

@@ -66,8 +66,16 @@ def _quantise_rows(
     if method == "rtn":
         numbers, scales, zeros = weight_only.quant_tensor(matrix, bits, block_size, "sym", "uint")
     else:
-        with np.errstate(divide="ignore", invalid="ignore"):  # of a block whose weights are all alike
+        with np.errstate(all="ignore"):  # of a block whose weights are all alike, or out of proportion
             numbers, scales, zeros = weight_only.quant_tensor_k_quant_cpu(matrix, bits, block_size)
+        # Its zero point can't lie outside the block's range, so a block without a zero would lose most of
+        # its size.
+        flat = matrix.reshape(-1, block_size)
+        one_sided = (flat.min(axis=1) > 0) | (flat.max(axis=1) < 0)
+        if one_sided.any():
+            numbers[one_sided], scales[one_sided], zeros[one_sided] = weight_only.quant_tensor(
+                flat[one_sided], bits, block_size, "sym", "uint"
+            )
     packed = _pack(numbers.astype(np.uint8).reshape(count, blocks * block_size), bits)
     return (
         packed.reshape(count, blocks, block_size * bits // 8),
@@ -89,8 +97,8 @@ def _pack(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 def quantise_columns(matrix: Floats) -> Columns:
     """matrix (in, out), every output with a scale of its own, around zero."""
-    peaks = np.abs(matrix).max(axis=0)
-    scales = np.where(peaks > 0, peaks / 127, 1).astype(np.float32)
+    scales = (np.abs(matrix).max(axis=0) / 127).astype(np.float32)
+    scales[scales < np.finfo(np.float32).smallest_normal] = 1  # of a column of nothing
     return Columns(np.rint(matrix / scales).astype(np.int8), scales)
 
 

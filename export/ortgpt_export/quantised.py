@@ -21,7 +21,7 @@ from ortgpt_export.calibrated import WithBiases, calibrate
 from ortgpt_export.calibration import observe
 from ortgpt_export.job import Job
 from ortgpt_export.matrices import BlockMatrices
-from ortgpt_export.quality import measure_perplexity, measure_quality, next_logits, sample_texts
+from ortgpt_export.quality import GivenText, measure_perplexity, measure_quality, next_logits, sample_texts
 from ortgpt_export.schemes import SCHEMES, Scheme
 from ortgpt_export.smoothing import SmoothedWeights
 
@@ -30,16 +30,21 @@ CALIBRATION_SEED, CALIBRATION_TEXTS, GPTQ_TEXTS = 1_000_000, 8, 32
 
 
 def write_quantised(
-    job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, perplexity_text: Path | None
+    job: Job, bundle: BundleWriter, scheme: Scheme, verify: str, text: GivenText | None
 ) -> Manifest:
-    """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
+    """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none".
+
+    text  whose perplexity is measured too
+    """
+    if text is not None:
+        text.check_length(job.tokenizer.loaded)
     with _no_advice(), _fp32_model(job, bundle) as reference:
         weights, scheme = _prepared(job, scheme, reference)
         manifest = job.write(bundle, scheme, weights)
         with _loaded(bundle) as model:
             manifest = replace(manifest, probe=_own_answer(manifest.probe, model))
         if verify != "none":
-            quality = _measured(job, bundle, reference, manifest, perplexity_text)
+            quality = _measured(job, bundle, reference, manifest, text)
             manifest = replace(manifest, quality=quality)
             bundle.write_manifest(manifest)
             manifest = replace(manifest, parity=job.parity(bundle.directory, verify, scheme.precision))
@@ -52,7 +57,7 @@ def _loaded(bundle: BundleWriter, *, fast_prefill: bool = False) -> ortgpt.Model
 
 
 def _measured(
-    job: Job, bundle: BundleWriter, reference: ortgpt.Model, manifest: Manifest, perplexity_text: Path | None
+    job: Job, bundle: BundleWriter, reference: ortgpt.Model, manifest: Manifest, text: GivenText | None
 ) -> Quality:
     """What the written bundle has lost; of its two graphs, where it has two, the one that loses more.
 
@@ -68,8 +73,8 @@ def _measured(
     for fast_prefill in modes:
         with _loaded(bundle, fast_prefill=fast_prefill) as model:
             quality = measure_quality(model, reference, texts, on_text)
-            if perplexity_text is not None:
-                quality = replace(quality, perplexity=measure_perplexity(model, reference, perplexity_text))
+            if text is not None:
+                quality = replace(quality, perplexity=measure_perplexity(model, reference, text))
             found.append(quality)
     return max(found, key=lambda quality: quality.kl_divergence)
 
@@ -94,7 +99,7 @@ def _fp32_model(job: Job, bundle: BundleWriter) -> Iterator[ortgpt.Model]:
     """The checkpoint as an fp32 bundle of its own, which is there for the time of the export only."""
     with tempfile.TemporaryDirectory(prefix="fp32-", dir=bundle.directory) as folder:
         with BundleWriter(Path(folder) / "fp32") as writer:
-            writer.commit(job.write(writer, SCHEMES["fp32"]))
+            writer.commit(job.write(writer, SCHEMES["fp32"], stage="prepare"))
         with ortgpt.load(Path(folder) / "fp32", provider="cpu", verify=False) as model:
             yield model
 

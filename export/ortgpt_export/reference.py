@@ -119,7 +119,7 @@ def _gelu(x: Floats) -> Floats:
 
 
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
     "gelu": _gelu,
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x * _sigmoid(x),

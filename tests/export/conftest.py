@@ -17,6 +17,7 @@ from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
 from ortgpt_export.graph import write_graph
 from ortgpt_export.job import describe
+from ortgpt_export.schemes import SCHEMES, Scheme
 
 Weights = dict[str, np.ndarray]
 
@@ -49,10 +50,24 @@ def edit_weights() -> Callable[[Path, Callable[[Weights], Weights]], None]:
     return edit
 
 
+@pytest.fixture
+def weights_of_two_layers(checkpoint: Path) -> tuple[Weights, GPT2Config]:
+    """What the export reads of `checkpoint`."""
+    config = read_config(checkpoint)
+    with open_checkpoint(checkpoint, config) as weights:
+        return dict(weights), config
+
+
 class Graph:
     """One row on the bare graph; feeds exactly what the graph's contract asks for, cache in place."""
 
-    def __init__(self, checkpoint: Path, folder: Path, onnxruntime_floor: str = "1.32") -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        folder: Path,
+        onnxruntime_floor: str = "1.32",
+        scheme: Scheme = SCHEMES["fp32"],
+    ) -> None:
         self.config: GPT2Config = read_config(checkpoint)
         self._is_ragged = onnxruntime_floor == "1.32"
         architecture = describe(self.config, self.config.vocab_size)
@@ -61,7 +76,9 @@ class Graph:
             open_checkpoint(checkpoint, self.config) as weights,
             (folder / "decoder.onnx.data").open("wb") as file,
         ):
-            self.proto = write_graph(weights, self.config, architecture, file, ragged_widths=self._is_ragged)
+            self.proto = write_graph(
+                weights, self.config, architecture, file, ragged_widths=self._is_ragged, scheme=scheme
+            )
         self.path = folder / "decoder.onnx"
         self.path.write_bytes(self.proto)
         self._session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
@@ -108,7 +125,7 @@ class Graph:
 
 @pytest.fixture
 def make_graph(tmp_path: Path) -> Callable[..., Graph]:
-    """make_graph(checkpoint, onnxruntime_floor="1.32") -> the graph on onnxruntime."""
+    """make_graph(checkpoint, onnxruntime_floor="1.32", scheme=fp32) -> the graph on onnxruntime."""
 
     def make(checkpoint: Path, **options: Any) -> Graph:
         return Graph(checkpoint, tmp_path / "graph", **options)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import ortgpt
 
 MakeBundle = Callable[..., Path]
@@ -41,12 +43,13 @@ print(outcomes)
 """
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic", "int4"])
 def test_a_flipped_bit_without_verification_is_a_typed_error_or_harmless(
-    make_bundle: MakeBundle, tmp_path: Path
+    make_bundle: MakeBundle, tmp_path: Path, precision: str
 ) -> None:
     """FAULTS 10: in a process of its own, which must not crash."""
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_bundle(), bundle)
+    shutil.copytree(make_bundle(precision=precision), bundle)
     shown = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(bundle), "0", "250"], capture_output=True, text=True, timeout=300
     )
