@@ -17,7 +17,8 @@ from ortgpt_export.exporter import export_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 
 MakeBundle = Callable[..., Path]
-EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant"}  # the others are config.json's
+# The others are config.json's.
+EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant", "fast_prefill"}
 
 
 @pytest.fixture(scope="session")

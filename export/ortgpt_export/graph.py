@@ -75,9 +75,8 @@ def write_graph(
     that one's data file, and this one refers to it there.
     """
     kind = scheme.element_type
-    writer = GraphWriter(
-        data_file, on_bytes, kind, location=location, written=ModelProto.FromString(beside).graph.initializer
-    )
+    written = ModelProto.FromString(beside).graph.initializer
+    writer = GraphWriter(data_file, on_bytes, kind, location=location, written=written)
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
         writer.nodes,

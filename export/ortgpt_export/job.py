@@ -106,7 +106,6 @@ class Job:
         graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme)]
         if wide := scheme.wide():
             graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide))
-        count = Counter(stage, len(graphs) * self.weights.nbytes, self.progress)
         graph = b""
         for graph_name, data_name, form in graphs:
             with bundle.file(data_name) as data_file:
@@ -119,7 +118,7 @@ class Job:
                     scheme=form,
                     location=data_name,
                     beside=graph,
-                    on_bytes=count,
+                    on_bytes=Counter(stage, self.weights.nbytes, self.progress),
                 )
             bundle.add(graph_name, graph)
 

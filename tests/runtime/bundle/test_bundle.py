@@ -38,7 +38,7 @@ def test_whole_bundle_opens_and_holds_what_was_hashed(tiny: Any) -> None:
         assert hashlib.sha256(bundle.graph).hexdigest() == bundle.manifest.files[GRAPH_NAME].sha256
         assert bundle.tokenizer == (tiny.directory / TOKENIZER_NAME).read_bytes()
         assert bundle.weights_path == tiny.weights_path
-        assert bundle.weights_identity.inode == tiny.weights_path.stat().st_ino
+        assert bundle.identities[WEIGHTS_NAME].inode == tiny.weights_path.stat().st_ino
         assert bundle.verified
         assert bundle.manifest.probe.text == "a"
         bundle.check_weights_unchanged()
