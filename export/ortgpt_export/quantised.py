@@ -10,14 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 import ortgpt
-from ortgpt.errors import CheckpointError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest, Probe
 from ortgpt_export.bundle_writer import BundleWriter
-from ortgpt_export.calibration import observe
+from ortgpt_export.calibration import largest_activation, observe
+from ortgpt_export.half import check_activations
 from ortgpt_export.job import Job
 from ortgpt_export.quality import measure_perplexity, measure_quality, next_logits, sample_texts
 from ortgpt_export.schemes import SCHEMES, Scheme
@@ -33,6 +31,8 @@ def write_quantised(
     """Write a bundle of the scheme; its manifest has what was measured, unless verify is "none"."""
     with _no_advice(), _fp32_model(job, bundle) as reference:
         manifest = job.write(bundle, scheme, _prepared(job, scheme, reference))
+        if scheme.element_type == "float16":
+            _check_range(job, reference)
         # Its digests have just been computed, and its probe is yet to be asked for.
         with ortgpt.load(bundle.directory, provider="cpu", verify=False) as model:
             manifest = replace(manifest, probe=_own_answer(manifest.probe, model))
@@ -83,13 +83,14 @@ def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> Mapping[str,
     return SmoothedWeights(job.weights, job.config, seen)
 
 
+def _check_range(job: Job, reference: ortgpt.Model) -> None:
+    """Raise CheckpointError unless float16 holds what goes through the model when it reads its own texts."""
+    texts = sample_texts(reference, num_texts=CALIBRATION_TEXTS, seed=CALIBRATION_SEED)
+    on_text = partial(job.progress, "calibrate")
+    check_activations(*largest_activation(job.weights, job.config, texts, on_text))
+
+
 def _own_answer(probe: Probe, model: ortgpt.Model) -> Probe:
     """The probe with the answer of the bundle's own weights, which may be another than that of fp32."""
     logits = next_logits(model, probe.token_ids)[-1, : model.manifest.architecture.tokenizer_size]
-    if not np.isfinite(logits).all():
-        precision = model.manifest.precision
-        raise CheckpointError(
-            f"what goes through this model is more than {precision} holds: its logits are not finite",
-            hint="export it as fp32 or int8",
-        )
     return replace(probe, argmax=int(logits.argmax()))
