@@ -1,4 +1,4 @@
-"""What goes through a model's linear layers when it reads text: the base of moving outliers and of GPTQ."""
+"""What goes through a model when it reads text: the base of moving outliers, of GPTQ, of judging float16."""
 
 from __future__ import annotations
 
@@ -78,3 +78,23 @@ def _read(
     for number, text in enumerate(texts, start=1):
         forward(weights, config, np.asarray(text, np.int64), observe=add)
         on_text(number, len(texts))
+
+
+def largest_activation(
+    weights: Mapping[str, Floats],
+    config: GPT2Config,
+    texts: Sequence[Sequence[int]],
+    on_text: OnText = lambda *_: None,
+) -> tuple[str, float]:
+    """(where, magnitude) of the largest number in linear layers' inputs, sums and logits over the texts."""
+    peaks: dict[str, float] = {}
+
+    def note(name: str, x: Floats) -> None:
+        peaks[name] = max(peaks.get(name, 0.0), float(np.abs(x).max()))
+
+    for number, text in enumerate(texts, start=1):
+        result = forward(weights, config, np.asarray(text, np.int64), observe=note, on_sum=note)
+        note("logits", result.logits)
+        on_text(number, len(texts))
+    name = max(peaks, key=lambda name: peaks[name])
+    return name, peaks[name]

@@ -1,4 +1,4 @@
-"""Weights as float16: what it can't hold is refused, by name."""
+"""Weights and activations in float16: what it can't hold is refused, by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LARGEST = float(np.finfo(np.float16).max)  # 65,504
 # Of a tensor's root mean square. Rounding takes 0.0002; more than this means that most of it lies where
 # float16 has no digits left, below about 1e-6.
 WORST_LOSS = 1e-2
+# Other texts may reach higher than those that were looked at.
+LARGEST_ACTIVATION = LARGEST / 2
 
 _HINT = "export it as fp32 or int8"
 
@@ -32,6 +34,19 @@ def to_half(name: str, values: Floats) -> NDArray[np.float16]:
             hint=_HINT,
         )
     return halves
+
+
+def check_activations(where: str, peak: float) -> None:
+    """Raise CheckpointError when the largest number in a forward pass comes near the end of float16.
+
+    Looked at in float32: onnxruntime's CPU kernels keep much of a float16 graph in float32, so that a pass
+    there shows nothing of what overflows on a GPU.
+    """
+    if peak > LARGEST_ACTIVATION:
+        raise CheckpointError(
+            f"the numbers of {where} reach {peak:,.0f} when the model reads, float16 ends at {LARGEST:,.0f}",
+            hint=_HINT,
+        )
 
 
 def _size(values: Floats) -> float:

@@ -36,8 +36,12 @@ def forward(
     token_ids: Ids,
     past: list[KeysValues] | None = None,
     observe: Observe = lambda *_: None,
+    on_sum: Observe = lambda *_: None,
 ) -> Forward:
-    """Run the model on new tokens (new,) that follow `past`, a previous call's `present`."""
+    """Run the model on new tokens (new,) that follow `past`, a previous call's `present`.
+
+    on_sum  is told the residual stream (new, n_embd) after each sum: "h.0.attn.sum", "h.0.mlp.sum"
+    """
     start = past[0][0].shape[1] if past else 0
     positions = np.arange(start, start + len(token_ids))
     x = weights["wte.weight"][token_ids] + weights["wpe.weight"][positions]  # (new, n_embd)
@@ -45,7 +49,9 @@ def forward(
     for layer in range(config.n_layer):
         attended, keys_values = _attention(weights, config, layer, x, past[layer] if past else None, observe)
         x = x + attended
+        on_sum(f"h.{layer}.attn.sum", x)
         x = x + _mlp(weights, config, layer, x, observe)
+        on_sum(f"h.{layer}.mlp.sum", x)
         present.append(keys_values)
     hidden = _layer_norm(weights, config, "ln_f", x)
     head = weights.get("lm_head.weight")

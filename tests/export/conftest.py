@@ -83,8 +83,9 @@ class Graph:
         self.path.write_bytes(self.proto)
         self._session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
         shape = (1, architecture.heads, self.config.n_positions, architecture.cache_head_size)
+        self._has_bias = scheme.element_type == "float32"
         self._cache = {
-            f"{layer}.{kind}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            f"{layer}.{kind}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, scheme.element_type))
             for layer in range(self.config.n_layer)
             for kind in ("key", "value")
         }
@@ -100,8 +101,9 @@ class Graph:
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
             "output_positions": np.arange(new, dtype=np.int64)[None],
-            "attention_bias": np.zeros((1, 1, new, total), np.float32),
         }
+        if self._has_bias:
+            feeds["attention_bias"] = np.zeros((1, 1, new, total), np.float32)
         if self._is_ragged:
             feeds["query_seqlens"] = np.array([new], np.int32)
         binding = self._session.io_binding()
