@@ -188,13 +188,14 @@ def test_rows_that_have_left_make_room_for_those_that_join() -> None:
 
 
 def test_a_row_that_joined_is_not_taken_for_what_was_in_its_place() -> None:
-    cache = filled([30, 30])
-    cache.reorder(np.array([0]))
-    cache.join(filled([10]))
-    cache.buffer[:, 1, :, :10] = 777  # of the same tokens as row 0, but from another place
-    cache._tokens[1, :10] = 900 + np.arange(10)
+    cache, other = filled([30]), filled([3, 10])
+    cache.reorder(np.array([0, 0]))
+    cache.reorder(np.array([0]))  # the second row has left; its place still holds what the first one has
+    other.reorder(np.array([1]))
+    cache.join(other)
+    expected = contents(cache)
     cache.reorder(np.array([1, 0]))
-    assert contents(cache) == [[777] * 10, list(range(30))]
+    assert contents(cache) == expected[::-1]
 
 
 def test_joining_needs_memory_only_where_the_buffer_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,6 +314,7 @@ def test_joined_rows_can_be_chosen_from_trimmed_and_forked(model: ortgpt.Model) 
     decoder.extend([ids(9)])
     other.extend([ids(20)])
     decoder.join(other)
+    decoder.keep([list(range(9)), list(range(20))])  # of what either brought with its last extend
     decoder.extend([[1, 2], [3, 4]], outputs="all", hidden=True, siblings=True)
     decoder.keep([[1], [0]])
     twin = decoder.fork()
