@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -40,12 +41,19 @@ def program(environment: str, name: str) -> Path:
 
 
 def make_environment(environment: str) -> None:
-    """Make it anew unless it was made from what it would be made from now."""
-    directory = ENVIRONMENTS / environment
-    stamp, origin = directory / STAMP, _origin(environment)
-    if stamp.exists() and stamp.read_text() == origin:
-        return
+    """Make it anew unless it was made from what it would be made from now; one process at a time."""
+    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    with (ENVIRONMENTS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp, origin = ENVIRONMENTS / environment / STAMP, _origin(environment)
+        if not stamp.exists() or stamp.read_text() != origin:
+            _make(environment)
+            stamp.write_text(origin)
+
+
+def _make(environment: str) -> None:
     say(f"making the environment {environment}")
+    directory = ENVIRONMENTS / environment
     shutil.rmtree(directory, ignore_errors=True)
     _run([sys.executable, "-m", "venv", directory])
     wanted = ["-r", REQUIREMENTS / f"{environment}.txt"]
@@ -55,7 +63,6 @@ def make_environment(environment: str) -> None:
     _run([*pip, "install", "--quiet", *wanted], BUILD_SETTINGS.get(environment, {}))
     if environment in UNWANTED:
         _run([*pip, "uninstall", "--quiet", "--yes", *UNWANTED[environment]])
-    stamp.write_text(origin)
 
 
 def installed_bytes(environment: str) -> int:
