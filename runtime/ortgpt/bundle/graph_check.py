@@ -107,6 +107,10 @@ def _operator_problems(model: Model, operators: dict[str, frozenset[str]]) -> It
     for node in model.nodes:
         for attribute in node.nested:
             yield f"node {shown(node.name)} holds a graph or a tensor in attribute {shown(attribute)}"
+        # onnxruntime reads outside its memory where this is negative.
+        batch_dims = node.integers.get("batch_dims", 0)
+        if node.operator == "GatherND" and batch_dims != 1:
+            yield f"node {shown(node.name)} has batch_dims {batch_dims}, only 1 is allowed"
 
 
 def _interface_problems(model: Model, manifest: Manifest) -> Iterator[str]:
