@@ -170,7 +170,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     model = Recorder()
-    monkeypatch.setattr(generate, "load_model", lambda *_: model)
+    monkeypatch.setattr(generate, "load_model", lambda *_, **__: model)
     return model
 
 
