@@ -289,12 +289,6 @@ def test_the_probe_finds_weights_of_another_model_in_either_graph(
             ortgpt.load(copy)
 
 
-def test_int4_answers_its_probe_with_both_graphs(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle(precision="int4", fast_prefill=True, **SHAPE)
-    for fast_prefill in (True, False):
-        ortgpt.load(bundle, fast_prefill=fast_prefill).close()
-
-
 def test_decoders_of_one_session_are_as_before(models: Any) -> None:
     model = models["int8"]
     decoder = FusedDecoder(model._session, model.manifest)

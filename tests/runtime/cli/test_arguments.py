@@ -195,7 +195,8 @@ def test_an_option_reaches_the_library_as_its_field_and_lists_by_repetition(fiel
 def test_a_draft_bundle_is_loaded_like_the_model_and_reaches_the_library(invoke, monkeypatch) -> None:
     model, draft, loaded = Recorder(), Recorder(), []
 
-    def load(path: Path, *how: object) -> Recorder:
+    def load(path: Path, *how: object, fast_prefill: bool) -> Recorder:
+        assert fast_prefill
         loaded.append((str(path), *how))
         return {"x": model, "small": draft}[str(path)]
 
