@@ -1,9 +1,8 @@
-"""What goes through a model when it reads text: the base of moving outliers, of GPTQ, of judging float16."""
+"""What goes through a model when it reads text: how outliers are moved and float16 is judged by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +13,6 @@ from ortgpt_export.reference import forward
 
 OnText = Callable[[int, int], None]
 """Is told (texts done, all of them)."""
-
-
-class Moments(NamedTuple):
-    """Of a layer's inputs: mean (in,), covariance (in, in)."""
-
-    mean: Floats
-    covariance: Floats
 
 
 def observe(
@@ -39,45 +31,11 @@ def observe(
         summed = np.square(x, dtype=np.float64).sum(axis=0)  # (in,)
         squares[name] = squares.get(name, 0) + summed
 
-    _read(weights, config, texts, add, on_text)
-    tokens = sum(map(len, texts))
-    return {name: np.sqrt(total / tokens).astype(np.float32) for name, total in squares.items()}
-
-
-def observe_moments(
-    weights: Mapping[str, Floats],
-    config: GPT2Config,
-    texts: Sequence[Sequence[int]],
-    names: Collection[str],
-    on_text: OnText = lambda *_: None,
-) -> dict[str, Moments]:
-    """Mean and covariance of the inputs of the linear layers with these names, over the texts' token ids."""
-    sums: dict[str, Floats] = {}
-    products: dict[str, Floats] = {}
-
-    def add(name: str, x: Floats) -> None:
-        if name in names:
-            sums[name] = sums.get(name, 0) + x.sum(axis=0)
-            products[name] = products.get(name, 0) + x.T @ x
-
-    _read(weights, config, texts, add, on_text)
-    tokens = np.float32(sum(map(len, texts)))
-    return {
-        name: Moments(mean := total / tokens, products[name] / tokens - np.outer(mean, mean))
-        for name, total in sums.items()
-    }
-
-
-def _read(
-    weights: Mapping[str, Floats],
-    config: GPT2Config,
-    texts: Sequence[Sequence[int]],
-    add: Callable[[str, Floats], None],
-    on_text: OnText,
-) -> None:
     for number, text in enumerate(texts, start=1):
         forward(weights, config, np.asarray(text, np.int64), observe=add)
         on_text(number, len(texts))
+    tokens = sum(map(len, texts))
+    return {name: np.sqrt(total / tokens).astype(np.float32) for name, total in squares.items()}
 
 
 def largest_activation(

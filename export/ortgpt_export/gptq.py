@@ -7,13 +7,10 @@ those not rounded yet so that the layer's outputs on its own data change least.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
-from ortgpt_export.calibration import Moments
 from ortgpt_export.quantise import Blocks, pack_blocks
 
 DAMPING = 0.01  # of the mean diagonal, so that H can be inverted
@@ -21,24 +18,17 @@ SHRINKAGES = np.linspace(0.5, 1.1, 24, dtype=np.float32)  # of a block's range, 
 STRIDE = 128  # inputs whose errors reach the ones behind in a single product
 
 
-class Rounded(NamedTuple):
-    """blocks: what is stored. shift (out,): what rounding adds to the mean of the layer's outputs."""
+def round_weight(weight: Floats, moments: Floats, *, bits: int, block_size: int) -> Blocks:
+    """Quantise a weight (in, out) in blocks along its inputs, whose second moments (in, in) are given.
 
-    blocks: Blocks
-    shift: Floats
-
-
-def round_with_moments(weight: Floats, moments: Moments, *, bits: int, block_size: int) -> Rounded:
-    """Quantise a weight (in, out) whose inputs have these moments, in blocks along the inputs.
-
-    The mean output is left out of what is kept close: what it loses is to be taken from the bias.
+    With moments about the mean, a rounded weight may shift the mean of the outputs: that is the bias's.
     """
     inputs, outputs = weight.shape
     padding = -inputs % block_size
     left = np.pad(weight, [(0, padding), (0, 0)]).astype(np.float32)  # what the weights still have to be
-    covariance = np.pad(moments.covariance, [(0, padding), (0, padding)])
-    spread = _inverse_factor(covariance)  # (in, in), upper
-    importance = np.diag(covariance).astype(np.float32)[:, None] + np.float32(1e-8)
+    damped = _damp(np.pad(moments, [(0, padding), (0, padding)]))
+    spread = _inverse_factor(damped)  # (in, in), upper
+    importance = np.diag(damped).astype(np.float32)[:, None]
     numbers = np.empty(left.shape, np.uint8)
     scales = np.empty((len(left) // block_size, outputs), np.float32)
     zeros = np.empty_like(scales)
@@ -49,9 +39,7 @@ def round_with_moments(weight: Floats, moments: Moments, *, bits: int, block_siz
             last = min(first + STRIDE, end)
             lost = _round_rows(left, numbers, spread, first, last, scales[block], zeros[block], bits)
             left[last:] -= spread[first:last, last:].T @ lost
-    levels = numbers.reshape(len(scales), block_size, outputs).astype(np.float32)
-    error = ((levels - zeros[:, None]) * scales[:, None]).reshape(left.shape)[:inputs] - weight
-    return Rounded(pack_blocks(numbers.T, scales.T, zeros.T, bits), moments.mean @ error)
+    return pack_blocks(numbers.T, scales.T, zeros.T, bits)
 
 
 def _round_rows(
@@ -64,7 +52,7 @@ def _round_rows(
     zero: Floats,
     bits: int,
 ) -> Floats:
-    """Round the inputs first .. last - 1 in turn; returns their errors, each over its own U, (rows, out)."""
+    """Round the inputs first .. last - 1 in turn; returns their errors (rows, out) over U's diagonal."""
     lost = np.empty((last - first, left.shape[1]), np.float32)
     for row in range(first, last):
         level = np.clip(np.rint(left[row] / scale + zero), 0, (1 << bits) - 1)
@@ -100,13 +88,18 @@ def _best_grid(values: Floats, importance: Floats, bits: int) -> tuple[Floats, F
     return scales, zeros
 
 
-def _inverse_factor(covariance: Floats) -> Floats:
-    """U, upper, with inverse(H) = U.T @ U, of the damped second moments H (in, in)."""
-    damped = covariance.astype(np.float64)
-    diagonal = np.arange(len(damped))
-    is_unused = damped[diagonal, diagonal] <= 0
-    damped[is_unused, is_unused] = 1  # an input that is always zero: its weights bear on nothing
-    damped[diagonal, diagonal] += DAMPING * damped[diagonal, diagonal].mean()
+def _damp(moments: Floats) -> NDArray[np.float64]:
+    """H (in, in) that can be inverted; an input that is always zero counts as a mean one."""
+    damped = moments.astype(np.float64)
+    sizes = np.diag(damped)
+    is_used = sizes > 0
+    mean = sizes[is_used].mean() if is_used.any() else 1.0
+    np.fill_diagonal(damped, np.where(is_used, sizes, mean) + DAMPING * mean)
+    return damped
+
+
+def _inverse_factor(damped: NDArray[np.float64]) -> Floats:
+    """U, upper, with inverse(H) = U.T @ U."""
     # Turned around, the lower factor of H is the upper one whose inverse is asked for.
     lower = np.linalg.cholesky(damped[::-1, ::-1])
     return np.ascontiguousarray(np.linalg.inv(lower)[::-1, ::-1]).astype(np.float32)

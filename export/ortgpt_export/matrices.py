@@ -76,7 +76,7 @@ class FloatMatrices(Matrices, Tables):
 class BlockMatrices(Matrices, Tables):
     """Integers of `bits` with a scale per `block_size` inputs of an output; activations stay float32.
 
-    found: weights that have been quantised already, by name; with the method "gptq" all layers' are
+    found: weights that have been quantised already, by name
     """
 
     bits: int
@@ -87,7 +87,7 @@ class BlockMatrices(Matrices, Tables):
     def multiply(
         self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
     ) -> str:
-        blocks = self.found[name] if self.method == "gptq" else self._quantise(weight.T)
+        blocks = self.found[name] if name in self.found else self._quantise(weight.T)
         stored = [graph.weight(name, blocks.packed), *self._scales(graph, name, blocks)]
         return self._product(graph, x, stored, weight.shape[::-1], output, bias)
 

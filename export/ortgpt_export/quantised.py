@@ -118,7 +118,14 @@ def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> tuple[Mappin
     if isinstance(layers, BlockMatrices) and layers.method == "gptq":
         texts = sample_texts(reference, num_texts=GPTQ_TEXTS, seed=CALIBRATION_SEED)
         found = calibrate(
-            weights, job.config, texts, bits=layers.bits, block_size=layers.block_size, on_text=on_text
+            weights,
+            job.config,
+            texts,
+            bits=layers.bits,
+            block_size=layers.block_size,
+            # A second graph has the same biases for other weights.
+            moves_biases=scheme.wide_layers is None,
+            on_layer=on_text,
         )
         weights = WithBiases(weights, found.biases)
         scheme = replace(scheme, layers=replace(layers, found=found.blocks))

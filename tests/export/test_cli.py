@@ -40,7 +40,6 @@ def test_unverified_bundles_are_called_so(checkpoint, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--precision", "fp16"], 2, "error: --precision fp16 is not there yet"),
         (["--precision", "fp64"], 2, "fp64"),
         (["--precision", "int8-dynamic", "--row-invariant"], 2, "error: --row-invariant can't be had"),
         (["--perplexity-text", "README.md"], 2, "error: --perplexity-text compares a precision with fp32"),

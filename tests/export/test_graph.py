@@ -220,7 +220,7 @@ def test_heads_are_padded_to_the_next_multiple_of_eight(checkpoint, make_graph) 
         assert cache_head_size(changed) == padded
 
 
-QUANTISED = {name: scheme for name, scheme in SCHEMES.items() if name != "fp32"} | {
+QUANTISED = {name: scheme for name, scheme in SCHEMES.items() if name not in ("fp32", "fp16")} | {
     f"{name}, row-invariant": choose_scheme(name, row_invariant=True) for name in ("int8", "int4")
 }
 ODD_SHAPES: dict[str, dict[str, Any]] = {

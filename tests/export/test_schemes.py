@@ -14,13 +14,14 @@ def test_every_precision_has_the_scheme_of_its_name(precision) -> None:
     assert choose_scheme(precision).precision == precision
 
 
-@pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
-def test_weights_in_blocks_have_the_bits_of_their_precision(precision, bits) -> None:
-    for row_invariant in (False, True):
+@pytest.mark.parametrize(("precision", "bits", "of_tables"), [("int8", 8, (8, 8)), ("int4", 4, (8, 4))])
+def test_weights_in_blocks_have_the_bits_of_their_precision(precision, bits, of_tables) -> None:
+    """But the head, which bears less: it has 4 bits only where larger blocks would not be row-invariant."""
+    for row_invariant, of_table in zip((False, True), of_tables, strict=True):
         scheme = choose_scheme(precision, row_invariant=row_invariant)
         assert isinstance(scheme.layers, BlockMatrices)
         assert isinstance(scheme.table, BlockMatrices)
-        assert (scheme.layers.bits, scheme.table.bits) == (bits, bits)
+        assert (scheme.layers.bits, scheme.table.bits) == (bits, of_table)
         assert scheme.block_size == scheme.layers.block_size
         assert scheme.row_invariant is row_invariant
 

@@ -185,8 +185,9 @@ def test_outputs_are_float32_and_the_cache_takes_two_bytes_a_number(
         assert (outputs.logits.dtype, outputs.hidden.dtype) == (np.float32, np.float32)
         assert (outputs.logits.shape, outputs.hidden.shape) == ((2, 3, 4096), (2, 3, 256))
         sizes.append(decoder.nbytes)
+        capacity = decoder.capacity
     assert 2 * sizes[0] == sizes[1]
-    assert sizes[0] == 2 * 64 * model.manifest.architecture.cache_bytes_per_token(2)
+    assert sizes[0] == 2 * capacity * model.manifest.architecture.cache_bytes_per_token(2)
 
 
 def test_numbers_are_close_to_those_of_fp32_however_they_are_cut(

@@ -182,7 +182,8 @@ def test_texts_of_a_row_invariant_bundle_do_not_depend_on_the_batch(invariant_mo
 @pytest.mark.parametrize("variant_of_rows", [name for name in VARIANTS if name not in INVARIANT])
 def test_what_is_not_called_row_invariant_is_not(variant_of_rows: str, make_storyteller: MakeBundle) -> None:
     """Else the manifest would promise too little, and the slower blocks would be for nothing."""
-    with ortgpt.load(make_storyteller(**VARIANTS[variant_of_rows]), threads=1) as model:
+    # A chunk that all prompts fit into together, padded.
+    with ortgpt.load(make_storyteller(**VARIANTS[variant_of_rows]), threads=1, prefill_chunk=512) as model:
         batch, together = prefilled(model, PROMPTS)
         _, alone = prefilled(model, PROMPTS[3:4])
         assert not np.array_equal(together[3], alone[0])
@@ -192,8 +193,8 @@ def test_what_is_not_called_row_invariant_is_not(variant_of_rows: str, make_stor
 
 @pytest.mark.parametrize(
     ("precision", "most_lost", "least_agreed"),
-    # What issue 4 asks for; of int4 0.05 and 0.93, of int8 0.985: not reached yet.
-    [("int8", 0.002, 0.97), ("int8-dynamic", 0.01, 0.95), ("int4", 0.06, 0.82)],
+    # Near what docs/precision.md shows: a step back in the quantisers is to be seen here.
+    [("int8", 0.0015, 0.97), ("int8-dynamic", 0.004, 0.95), ("int4", 0.015, 0.92)],
 )
 def test_storyteller_loses_no_more_than_the_format_must(
     precision: str, most_lost: float, least_agreed: float, make_storyteller: MakeBundle

@@ -62,7 +62,7 @@ class Cache:
         return view
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row; grows by doubling, up to the context."""
+        """Make room for `length` tokens in every row, and for more to come, up to the context."""
         self._make_room(self.buffer.shape[1], length)
 
     def record(self, row: int, token_ids: Ids, *, siblings: bool) -> None:
@@ -154,8 +154,13 @@ class Cache:
         if rows <= allocated and wanted <= capacity:
             return
         if wanted > capacity:
-            capacity = max(wanted, min(2 * capacity, self._architecture.context + SPARE))
+            capacity = self._roomy(wanted)
         self._move_to(self._allocate(max(rows, allocated), capacity))
+
+    def _roomy(self, wanted: int) -> int:
+        """Places for `wanted` tokens and some to come: what is not reached takes no memory, moving time."""
+        ahead = max(2 * self.capacity, wanted + max(MIN_CAPACITY, wanted // 2))
+        return max(wanted, min(ahead, self._architecture.context + SPARE))
 
     def _allocate(self, rows: int, capacity: int) -> Cells:
         shape, kind = self._architecture, np.dtype(self._element_type)

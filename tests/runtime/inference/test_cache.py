@@ -112,11 +112,16 @@ def test_what_siblings_wrote_is_never_taken_for_common() -> None:
 
 def test_growing_keeps_what_is_stored_and_doubles() -> None:
     cache = filled([5, 60])
-    before = contents(cache)
-    assert cache.capacity == MIN_CAPACITY
-    cache.reserve(MIN_CAPACITY)
-    assert cache.capacity == 2 * MIN_CAPACITY
+    before, capacity = contents(cache), cache.capacity
+    cache.reserve(capacity)
+    assert cache.capacity == 2 * capacity
     assert contents(cache) == before
+
+
+def test_a_prompt_leaves_room_so_that_the_first_steps_move_nothing() -> None:
+    for length in (1, 60, 100, 150):
+        cache = filled([length])
+        assert cache.capacity >= min(length + MIN_CAPACITY, SHAPE.context + SPARE)
 
 
 def test_growing_by_doubling_stops_at_the_context() -> None:
@@ -130,7 +135,7 @@ def test_growing_announces_that_the_buffer_moved() -> None:
     generation = cache.generation
     cache.reserve(6)
     assert cache.generation == generation
-    cache.reserve(MIN_CAPACITY + 1)
+    cache.reserve(cache.capacity)
     assert cache.generation != generation
 
 
