@@ -2,6 +2,8 @@
 # make test     the whole test suite, with its own set-up
 # make check    format, lint, types, import floors
 # make compare  one prompt through every strategy
+# make storyteller  the int8 model inside the package
+# make peers    speed, size and quality beside other engines: an environment each in build/peers
 
 PYTHON ?= python3
 PROMPT ?= Once upon a time there was a little fox who
@@ -12,7 +14,7 @@ BUNDLE := models/storyteller-fp32
 CHECKPOINT := $(wildcard models/storyteller/*.json) models/storyteller/model.safetensors
 EXPORT_SOURCES := $(wildcard export/ortgpt_export/*.py)
 
-.PHONY: demo compare test check bench clean
+.PHONY: demo compare test check bench peers storyteller clean
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -36,8 +38,16 @@ bench: .venv/.bench
 	$(BIN)/python benchmarks/decode_against_optimum.py
 	$(BIN)/python benchmarks/strategy_cost.py
 
+peers: .venv/.run
+	$(BIN)/python benchmarks/peers/quality.py
+	$(BIN)/python benchmarks/peers/compare.py
+
 $(BUNDLE)/manifest.json: $(CHECKPOINT) $(EXPORT_SOURCES) | .venv/.run
 	$(BIN)/ortgpt export models/storyteller -o $(BUNDLE) --force 1>&2
+
+# The model inside the package. To be made anew, and committed, when the checkpoint or the int8 export changes.
+storyteller: | .venv/.run
+	$(BIN)/ortgpt export models/storyteller -o runtime/ortgpt/storyteller --precision int8 --force 1>&2
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv 1>&2

@@ -92,14 +92,21 @@ class Shape:
         }
 
 
-def make_checkpoint(directory: Path, shape: Shape) -> None:
-    """Write config.json, model.safetensors and tokenizer.json."""
+def make_checkpoint(directory: Path, shape: Shape, head_deviation: float | None = None) -> None:
+    """Write config.json, model.safetensors and tokenizer.json.
+
+    head_deviation: standard deviation of the weights of a head of its own; None: the head is the embedding
+    """
     from safetensors.numpy import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(make_weights(shape), directory / "model.safetensors", metadata={"format": "pt"})
+    weights, config = make_weights(shape), shape.config
+    if head_deviation is not None:
+        weights["lm_head.weight"] = make_head(shape, head_deviation)
+        config["tie_word_embeddings"] = False
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "tokenizer.json").write_text(make_tokenizer(shape.vocab_size))
-    (directory / "config.json").write_text(json.dumps(shape.config, indent=2))
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def make_weights(shape: Shape) -> dict[str, np.ndarray]:
@@ -112,6 +119,14 @@ def make_weights(shape: Shape) -> dict[str, np.ndarray]:
         values = rng.standard_normal(size, np.float32) * np.float32(STANDARD_DEVIATION)
         weights[name] = values + 1 if ".ln_" in name and name.endswith("weight") else values
     return weights
+
+
+def make_head(shape: Shape, deviation: float) -> np.ndarray:
+    """Normal noise (vocab, width); logits then have this deviation times the states' length."""
+    import numpy as np
+
+    rng = np.random.default_rng([shape.seed, 1])
+    return rng.standard_normal((shape.vocab_size, shape.width), np.float32) * np.float32(deviation)
 
 
 def make_tokenizer(vocab_size: int) -> str:

@@ -1,7 +1,9 @@
-"""Checkpoints, bundles and models that many tests share, each made once per test process."""
+"""Checkpoints, bundles and models that many tests share, each made once per test process or run."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,30 @@ def storyteller_bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFacto
 def storyteller_model(storyteller_bundle: Path) -> Iterator[ortgpt.Model]:
     with ortgpt.load(storyteller_bundle, threads=1) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def make_storyteller(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_storyteller(precision=..., row_invariant=False) -> its bundle, measured unless row-invariant.
+
+    It takes seconds, so that all test processes of a run share what the first has made.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def make(*, precision: str, row_invariant: bool = False) -> Path:
+        bundle = folder / f"storyteller-{precision}{'-row-invariant' if row_invariant else ''}"
+        verify = "none" if row_invariant else "numpy"
+        with (folder / f"{bundle.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not bundle.exists():  # it comes whole, by a rename
+                export_checkpoint(
+                    str(storyteller), bundle, precision=precision, row_invariant=row_invariant, verify=verify
+                )
+        return bundle
+
+    return make
 
 
 @pytest.fixture(scope="session")

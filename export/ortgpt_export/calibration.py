@@ -1,4 +1,4 @@
-"""What goes through a model's linear layers when it reads text: the base of moving outliers."""
+"""What goes through a model when it reads text: how outliers are moved and float16 is judged by it."""
 
 from __future__ import annotations
 
@@ -36,3 +36,23 @@ def observe(
         on_text(number, len(texts))
     tokens = sum(map(len, texts))
     return {name: np.sqrt(total / tokens).astype(np.float32) for name, total in squares.items()}
+
+
+def largest_activation(
+    weights: Mapping[str, Floats],
+    config: GPT2Config,
+    texts: Sequence[Sequence[int]],
+    on_text: OnText = lambda *_: None,
+) -> tuple[str, float]:
+    """(where, magnitude) of the largest number in linear layers' inputs, sums and logits over the texts."""
+    peaks: dict[str, float] = {}
+
+    def note(name: str, x: Floats) -> None:
+        peaks[name] = max(peaks.get(name, 0.0), float(np.abs(x).max()))
+
+    for number, text in enumerate(texts, start=1):
+        result = forward(weights, config, np.asarray(text, np.int64), observe=note, on_sum=note)
+        note("logits", result.logits)
+        on_text(number, len(texts))
+    name = max(peaks, key=lambda name: peaks[name])
+    return name, peaks[name]

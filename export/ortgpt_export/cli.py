@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "read": "reading",
+    "prepare": "preparing",
     "write": "writing",
     "calibrate": "calibrating",
     "compare": "comparing",
@@ -69,8 +70,12 @@ def export(
         str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub id.")
     ] = None,
     onnxruntime_floor: Annotated[
-        Floor, typer.Option(help="Oldest onnxruntime to run it; 1.31 reads prompts of a batch one by one.")
-    ] = Floor.V1_32,
+        Floor | None,
+        typer.Option(
+            help="Oldest onnxruntime to run it; 1.31 reads prompts of a batch one by one.",
+            show_default="1.32, of fp16 1.31",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No warnings, no progress, no last line.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -101,7 +106,7 @@ def export(
             verify=verify.value,
             perplexity_text=perplexity_text,
             revision=revision,
-            onnxruntime_floor=onnxruntime_floor.value,
+            onnxruntime_floor=None if onnxruntime_floor is None else onnxruntime_floor.value,
             force=force,
             quiet=quiet,
             progress=progress,

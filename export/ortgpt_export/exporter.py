@@ -14,6 +14,7 @@ from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.checkpoint import INDEX_NAME, open_checkpoint, weight_files
 from ortgpt_export.config import CONFIG_NAME, read_config
 from ortgpt_export.job import Counter, Job, Progress
+from ortgpt_export.quality import read_text
 from ortgpt_export.quantised import write_quantised
 from ortgpt_export.schemes import Scheme, choose_scheme
 from ortgpt_export.source import fetch, parse_source, source_sha256
@@ -23,6 +24,7 @@ from ortgpt_export.verify import check_available, check_quantisers
 logger = logging.getLogger("ortgpt")
 
 ONNXRUNTIME_FLOORS = ("1.31", "1.32")
+DEFAULT_FLOORS = {"fp16": "1.31"}  # the others': 1.32
 VERIFICATIONS = ("none", "numpy", "torch")
 
 
@@ -37,7 +39,7 @@ def export_checkpoint(
     verify: str = "numpy",
     perplexity_text: str | Path | None = None,
     revision: str | None = None,
-    onnxruntime_floor: str = "1.32",
+    onnxruntime_floor: str | None = None,
     force: bool = False,
     quiet: bool = False,
     progress: Progress = lambda *_: None,
@@ -46,7 +48,7 @@ def export_checkpoint(
 
     source             a directory with config.json, safetensors weights and a tokenizer, or a hub id
     output             the bundle's directory; written whole or not at all
-    precision          "fp32", "int8", "int8-dynamic" or "int4": see docs/precision.md
+    precision          "fp32", "fp16", "int8", "int8-dynamic" or "int4": see docs/precision.md
     row_invariant      quantise so that a row's numbers never depend on the rows beside it
     fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens; with "int8"
                        and "int4"
@@ -54,7 +56,8 @@ def export_checkpoint(
                        also with the fp32 model, over whole distributions
     perplexity_text    a text file whose perplexity under the bundle and under fp32 goes into the manifest
     revision           of a hub id: branch, tag or commit
-    onnxruntime_floor  oldest onnxruntime to run it: "1.32", or "1.31" without ragged batches
+    onnxruntime_floor  oldest onnxruntime to run it: "1.32", or "1.31" without ragged batches. None: 1.32, but
+                       1.31 for fp16, since there is no newer one for CUDA
     force              replace a bundle that is already there
     quiet              no progress bars of the hub
     progress           called with (stage, done, total)
@@ -63,10 +66,12 @@ def export_checkpoint(
     BundleError when the bundle fails its verification, OrtgptError for a full disk or a failed
     download, MissingExtraError when an extra is missing.
     """
-    _check_choices(via, verify, onnxruntime_floor)
+    floor = onnxruntime_floor or DEFAULT_FLOORS.get(precision, "1.32")
+    _check_choices(via, verify, floor)
     scheme = choose_scheme(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
     _check_quantised(scheme, verify, perplexity_text)
     check_available(verify)
+    text = None if perplexity_text is None else read_text(Path(perplexity_text))
     origin = parse_source(source, revision)
     with BundleWriter(Path(output), force=force) as bundle:
         directory = fetch(origin, quiet=quiet)
@@ -77,7 +82,7 @@ def export_checkpoint(
                 source=origin.name,
                 source_sha256=_digest(directory, progress),
                 exporter=f"ortgpt {ortgpt.__version__}",
-                onnxruntime_floor=onnxruntime_floor,
+                onnxruntime_floor=floor,
             )
             job = Job(directory, config, weights, tokenizer, provenance, progress)
             if scheme.precision == "fp32":
@@ -85,8 +90,7 @@ def export_checkpoint(
                 if verify != "none":
                     manifest = replace(manifest, parity=job.parity(bundle.directory, verify, "fp32"))
             else:
-                text_file = None if perplexity_text is None else Path(perplexity_text)
-                manifest = write_quantised(job, bundle, scheme, verify, text_file)
+                manifest = write_quantised(job, bundle, scheme, verify, text)
             bundle.commit(manifest)
     for note in manifest.notes:
         logger.warning("%s", note)

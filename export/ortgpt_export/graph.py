@@ -11,15 +11,23 @@ import math
 from collections.abc import Mapping
 from typing import BinaryIO
 
-import numpy as np
-
 from ortgpt.errors import MissingExtraError
-from ortgpt.graph_contract import FLOAT, INT32, INT64, Port, cache_names, fused_inputs, fused_outputs
+from ortgpt.graph_contract import (
+    FLOAT,
+    INT32,
+    INT64,
+    Port,
+    cache_names,
+    fused_inputs,
+    fused_outputs,
+    has_shared_rows,
+)
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import WEIGHTS_NAME, Architecture
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.external_data import ALIGNMENT
 from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
+from ortgpt_export.heads import cache_head_size, pad_heads
 from ortgpt_export.matrices import Tables
 from ortgpt_export.schemes import SCHEMES, Scheme
 
@@ -30,15 +38,14 @@ except ImportError as error:
 
 OPSET = 20  # com.microsoft operators do the rest; both load from onnxruntime 1.31 on
 IR_VERSION = 10
-HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention on CPU takes no other head sizes
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
 
-_ONNX_TYPES = {FLOAT: TensorProto.FLOAT, INT32: TensorProto.INT32, INT64: TensorProto.INT64}
-
-
-def cache_head_size(config: GPT2Config) -> int:
-    """The head size inside the graph: zero-padded to a multiple of 8."""
-    return -(-config.head_size // HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
+_ONNX_TYPES = {
+    FLOAT: TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    INT32: TensorProto.INT32,
+    INT64: TensorProto.INT64,
+}
 
 
 def data_bytes(config: GPT2Config, weight_bytes: int) -> int:
@@ -67,14 +74,15 @@ def write_graph(
     written. beside: another serialised graph of the same weights; what both hold in the same form stays in
     that one's data file, and this one refers to it there.
     """
+    kind = scheme.element_type
     written = ModelProto.FromString(beside).graph.initializer
-    writer = GraphWriter(data_file, on_bytes, location=location, written=written)
+    writer = GraphWriter(data_file, on_bytes, kind, location=location, written=written)
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(
         writer.nodes,
         "gpt2",
-        [_value_info(port) for port in fused_inputs(architecture, ragged_widths=ragged_widths)],
-        [_value_info(port) for port in fused_outputs(architecture)],
+        _value_infos(fused_inputs(architecture, ragged_widths=ragged_widths, element_type=kind)),
+        _value_infos(fused_outputs(architecture, element_type=kind)),
         writer.initializers,
     )
     model: ModelProto = helper.make_model(
@@ -86,8 +94,8 @@ def write_graph(
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _value_info(port: Port) -> ValueInfoProto:
-    return helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape)
+def _value_infos(ports: list[Port]) -> list[ValueInfoProto]:
+    return [helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape) for port in ports]
 
 
 class _Author:
@@ -112,8 +120,10 @@ class _Author:
         residual = self._embedding()
         for layer in range(self._config.n_layer):
             residual = self._block(layer, residual)
-        self._norm("ln_f", residual, "hidden_states")
+        self._norm("ln_f", residual, self._writer.inside("hidden_states"))
+        self._writer.give_out("hidden_states")
         self._head()
+        self._writer.give_out("logits")
 
     def _embedding(self) -> str:
         """Token and position vectors, added up."""
@@ -151,12 +161,15 @@ class _Author:
     def _attention(self, layer: int) -> str:
         """Attention over the past and the new tokens."""
         a = f"h.{layer}.attn."
-        bias = self._write(a + "c_attn.bias", self._pad_heads(self._weights[a + "c_attn.bias"], 3, axis=0))
-        weight = self._pad_heads(self._weights[a + "c_attn.weight"], 3, axis=1)
+        bias = self._write(
+            a + "c_attn.bias", pad_heads(self._weights[a + "c_attn.bias"], self._config, parts=3, axis=0)
+        )
+        weight = pad_heads(self._weights[a + "c_attn.weight"], self._config, parts=3, axis=1)
         self._multiply(f"h.{layer}.ln_1", a + "c_attn", weight, bias)
         (past_key, present_key), (past_value, present_value) = cache_names(layer)
         inputs = [a + "c_attn", "", "", past_key, past_value, "seqlens_k", "total_sequence_length"]
-        inputs += ["", "", "", "attention_bias"]
+        if has_shared_rows(self._scheme.element_type):
+            inputs += ["", "", "", "attention_bias"]
         if self._ragged_widths:
             inputs += [""] * (QUERY_SEQLENS_INPUT - len(inputs)) + ["query_seqlens"]
         self._writer.microsoft(
@@ -167,24 +180,13 @@ class _Author:
             kv_num_heads=self._config.n_head,
             scale=self._attention_scale(layer),
         )
-        weight = self._pad_heads(self._weights[a + "c_proj.weight"], 1, axis=0)
+        weight = pad_heads(self._weights[a + "c_proj.weight"], self._config, parts=1, axis=0)
         return self._multiply(a + "heads", a + "c_proj", weight, self._weight(a + "c_proj.bias"))
 
     def _attention_scale(self, layer: int) -> float:
         """What query-key products are multiplied by; from the model's own head size, not the padded one."""
         scale = 1 / math.sqrt(self._config.head_size) if self._config.scale_attn_weights else 1.0
         return scale / (layer + 1) if self._config.scale_attn_by_inverse_layer_idx else scale
-
-    def _pad_heads(self, values: Floats, parts: int, axis: int) -> Floats:
-        """Zero-pad every head along an axis that holds parts * heads * head_size entries."""
-        heads, size, padded = self._config.n_head, self._config.head_size, cache_head_size(self._config)
-        if size == padded:
-            return values
-        before, after = values.shape[:axis], values.shape[axis + 1 :]
-        split = values.reshape(*before, parts * heads, size, *after)
-        pads = [(0, 0)] * split.ndim
-        pads[axis + 1] = (0, padded - size)
-        return np.pad(split, pads).reshape(*before, parts * heads * padded, *after)
 
     def _activation(self, values: str, bias: str, output: str) -> str:
         """The MLP's activation of values + bias."""
@@ -204,13 +206,14 @@ class _Author:
         """Logits of the hidden states at output_positions."""
         axis = self._writer.integers("last_axis", [-1])
         self._writer.node("Unsqueeze", ["output_positions", axis], ["output_indices"])
-        self._writer.node("GatherND", ["hidden_states", "output_indices"], ["output_states"], batch_dims=1)
+        states = self._writer.inside("hidden_states")
+        self._writer.node("GatherND", [states, "output_indices"], ["output_states"], batch_dims=1)
         name, table = "wte.weight", self._weights["wte.weight"]
         if "lm_head.weight" in self._weights:
             name, table = "lm_head.weight", self._weights["lm_head.weight"]
             self._scheme.table.store(self._writer, name, table)
             self._writer.written(table)
-        self._scheme.table.project(self._writer, "output_states", name, table, "logits")
+        self._scheme.table.project(self._writer, "output_states", name, table, self._writer.inside("logits"))
 
     def _multiply(self, x: str, name: str, weight: Floats, bias: str = "") -> str:
         """The product of x and a weight (in, out), plus a bias; returns the output, called `name`."""
@@ -223,4 +226,4 @@ class _Author:
 
     def _write(self, name: str, values: Floats) -> str:
         self._writer.written(values)
-        return self._writer.weight(name, values)
+        return self._writer.floats(name, values)

@@ -8,8 +8,10 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from ortgpt.errors import MissingExtraError
-from ortgpt.manifest import WEIGHTS_NAME
+from ortgpt.interfaces import Floats
+from ortgpt.manifest import WEIGHTS_NAME, ElementType
 from ortgpt_export.external_data import ExternalData
+from ortgpt_export.half import to_half
 
 try:
     from onnx import NodeProto, TensorProto, helper
@@ -29,11 +31,16 @@ class GraphWriter:
         self,
         data_file: BinaryIO,
         on_bytes: OnBytes = lambda _: None,
+        element_type: ElementType = "float32",
         *,
         location: str = WEIGHTS_NAME,
         written: Iterable[TensorProto] = (),
     ) -> None:
-        """data_file becomes the file named `location` beside the graph; written: see ExternalData."""
+        """data_file becomes the file named `location` beside the graph, which computes in element_type.
+
+        written: see ExternalData.
+        """
+        self.element_type = element_type
         self.nodes: list[NodeProto] = []
         self._data = ExternalData(data_file, location, written)
         self._constants: dict[str, TensorProto] = {}
@@ -46,6 +53,10 @@ class GraphWriter:
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Store an array as it is; returns its name."""
         return self._data.add(name, values)
+
+    def floats(self, name: str, values: Floats) -> str:
+        """Store an array in what the graph computes in; returns its name."""
+        return self.weight(name, to_half(name, values) if self.element_type == "float16" else values)
 
     def view(self, name: str, of: str, dims: tuple[int, ...]) -> str:
         """The bytes of a stored array once more, with other dims; returns the view's name."""
@@ -76,3 +87,12 @@ class GraphWriter:
     def cast(self, value: str, kind: int, output: str) -> str:
         """Append a conversion to a TensorProto type; returns its output."""
         return self.node("Cast", [value], [output], to=kind)
+
+    def give_out(self, output: str) -> None:
+        """Make a graph output, which is float32, of the value that `inside(output)` names."""
+        if self.inside(output) != output:
+            self.cast(self.inside(output), TensorProto.FLOAT, output)
+
+    def inside(self, output: str) -> str:
+        """The name of a graph output as the graph computes it."""
+        return output if self.element_type == "float32" else output + ".half"

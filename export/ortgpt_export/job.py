@@ -27,15 +27,19 @@ from ortgpt.manifest import (
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.checkpoint import Checkpoint
 from ortgpt_export.config import GPT2Config
-from ortgpt_export.graph import cache_head_size, data_bytes, write_graph
+from ortgpt_export.graph import data_bytes, write_graph
+from ortgpt_export.heads import cache_head_size
 from ortgpt_export.probe import make_probe
 from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile
 from ortgpt_export.verify import measure_parity, numpy_reference, torch_reference
 
-Stage = Literal["read", "write", "verify", "sample", "calibrate", "compare"]
+Stage = Literal["read", "write", "verify", "prepare", "calibrate", "compare"]
 Progress = Callable[[Stage, int, int], None]
-"""Is told (stage, done, total): bytes of the checkpoint, bytes of the weights, forward passes, texts."""
+"""Is told (stage, done, total): bytes of the checkpoint, bytes of the weights, forward passes, texts.
+
+"prepare" is the fp32 model that the others are compared with.
+"""
 
 SMALL_FILES_BYTES = 64 << 20  # room for graph, tokenizer and manifest
 
@@ -61,16 +65,22 @@ class Job:
         return make_probe(self.weights, self.config, self.tokenizer.loaded)
 
     def write(
-        self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats] | None = None
+        self,
+        bundle: BundleWriter,
+        scheme: Scheme,
+        weights: Mapping[str, Floats] | None = None,
+        *,
+        stage: Stage = "write",
     ) -> Manifest:
         """Write all files; afterwards the bundle's directory can be loaded. Returns its manifest, unverified.
 
         weights  what is stored; None: the checkpoint's
+        stage    as which progress is reported
         """
         bundle.reserve(
             data_bytes(self.config, self.weights.nbytes) + len(self.tokenizer.json) + SMALL_FILES_BYTES
         )
-        self._write_graphs(bundle, scheme, self.weights if weights is None else weights)
+        self._write_graphs(bundle, scheme, self.weights if weights is None else weights, stage)
         bundle.add(TOKENIZER_NAME, self.tokenizer.json)
         ids = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.config.eos_token_ids)}
         bundle.add(GENERATION_CONFIG_NAME, (json.dumps(ids, indent=2) + "\n").encode("utf-8"))
@@ -89,7 +99,9 @@ class Job:
         bundle.write_manifest(manifest)
         return manifest
 
-    def _write_graphs(self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats]) -> None:
+    def _write_graphs(
+        self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats], stage: Stage
+    ) -> None:
         """The graph with its data file, and the scheme's second graph, which takes from there what it can."""
         graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme)]
         if wide := scheme.wide():
@@ -106,7 +118,7 @@ class Job:
                     scheme=form,
                     location=data_name,
                     beside=graph,
-                    on_bytes=Counter("write", self.weights.nbytes, self.progress),
+                    on_bytes=Counter(stage, self.weights.nbytes, self.progress),
                 )
             bundle.add(graph_name, graph)
 

@@ -7,7 +7,8 @@ table (rows, width) at given ids, and the product of activations with that table
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ortgpt.errors import MissingExtraError
 from ortgpt.interfaces import Floats
@@ -50,19 +51,19 @@ class Tables(ABC):
 
 @dataclass(frozen=True)
 class FloatMatrices(Matrices, Tables):
-    """float32, as in the checkpoint."""
+    """Floats, in what the graph computes in."""
 
     def multiply(
         self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
     ) -> str:
-        graph.weight(name, weight)
+        graph.floats(name, weight)
         if not bias:
             return graph.node("MatMul", [x, name], [output])
         graph.node("MatMul", [x, name], [output + ".product"])
         return graph.node("Add", [output + ".product", bias], [output])
 
     def store(self, graph: GraphWriter, name: str, table: Floats) -> None:
-        graph.weight(name, table)
+        graph.floats(name, table)
 
     def look_up(self, graph: GraphWriter, name: str, table: Floats, ids: str, output: str) -> str:
         return graph.node("Gather", [name, ids], [output])
@@ -73,16 +74,20 @@ class FloatMatrices(Matrices, Tables):
 
 @dataclass(frozen=True)
 class BlockMatrices(Matrices, Tables):
-    """Integers of `bits` with a scale per `block_size` inputs of an output; activations stay float32."""
+    """Integers of `bits` with a scale per `block_size` inputs of an output; activations stay float32.
+
+    found: weights that have been quantised already, by name
+    """
 
     bits: int
     block_size: int
     method: Method = "rtn"
+    found: Mapping[str, Blocks] = field(default_factory=dict, compare=False, repr=False)
 
     def multiply(
         self, graph: GraphWriter, x: str, name: str, weight: Floats, output: str, bias: str = ""
     ) -> str:
-        blocks = self._quantise(weight.T)
+        blocks = self.found[name] if name in self.found else self._quantise(weight.T)
         stored = [graph.weight(name, blocks.packed), *self._scales(graph, name, blocks)]
         return self._product(graph, x, stored, weight.shape[::-1], output, bias)
 

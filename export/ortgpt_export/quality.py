@@ -6,15 +6,15 @@ readers meet. Like verify.py it runs bundles through the runtime's public names 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import ortgpt
 from ortgpt.errors import BundleError, OptionError
-from ortgpt.interfaces import Floats
+from ortgpt.interfaces import Floats, Tokenizer
 from ortgpt.manifest import Perplexity, Precision, Quality
 from ortgpt.numerics import log_softmax
 
@@ -30,11 +30,19 @@ OnText = Callable[[int, int], None]
 def sample_texts(
     model: ortgpt.Model, *, num_texts: int = NUM_TEXTS, seed: int = 0, length: int = TEXT_TOKENS
 ) -> list[tuple[int, ...]]:
-    """Token ids of texts that the model writes when nothing is cut from its distribution."""
-    # The last token is never fed back, so a text has one token more than the context.
-    count = min(length, model.manifest.architecture.context)
+    """Token ids of texts that the model writes when nothing is cut from its distribution.
+
+    They begin as an empty prompt does; in a model without a bos and an eos id each with another token.
+    """
+    shape = model.manifest.architecture
+    has_start = shape.bos_token_id is not None or bool(shape.eos_token_ids)
+    prompts = [[] if has_start else [index % shape.tokenizer_size] for index in range(num_texts)]
     results = model.generate_batch(
-        [""] * num_texts, ortgpt.Sampling(), max_new_tokens=count - 1, stop_token_ids=[], seed=seed
+        prompts,
+        ortgpt.Sampling(),
+        max_new_tokens=min(length, shape.context) - 1,
+        stop_token_ids=[],
+        seed=seed,
     )
     return [result.prompt_token_ids + result.token_ids for result in results]
 
@@ -83,17 +91,32 @@ def kl_divergence(expected: Floats, logits: Floats) -> Floats:
     return result
 
 
-def measure_perplexity(model: ortgpt.Model, reference: ortgpt.Model, text_file: Path) -> Perplexity:
-    """Of a text file under both models, in windows that move by half a context."""
+@dataclass(frozen=True)
+class GivenText:
+    """The text whose perplexity is asked for, and the name of its file."""
+
+    name: str
+    content: str
+
+    def check_length(self, tokenizer: Tokenizer) -> None:
+        """Raise OptionError when there is no token to predict."""
+        if len(tokenizer.encode(self.content)) < 2:
+            raise OptionError("perplexity_text", f"{self.name} has fewer than two tokens")
+
+
+def read_text(path: Path) -> GivenText:
+    """A whole text file. Raises OptionError."""
     try:
-        text = text_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError("perplexity_text", f"{text_file} can't be read as UTF-8 text: {error}") from None
-    score, expected = model.score(text), reference.score(text)
-    if math.isnan(score.perplexity):
-        raise OptionError("perplexity_text", f"{text_file} has fewer than two tokens")
+        return GivenText(path.name, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
+        raise OptionError("perplexity_text", f"{path} can't be read as UTF-8 text: {error}") from None
+
+
+def measure_perplexity(model: ortgpt.Model, reference: ortgpt.Model, text: GivenText) -> Perplexity:
+    """Of a text under both models, in windows that move by half a context."""
+    score, expected = model.score(text.content), reference.score(text.content)
     return Perplexity(
-        text=text_file.name,
+        text=text.name,
         tokens=len(score.token_ids),
         stride=max(1, model.manifest.architecture.context // 2),
         value=score.perplexity,

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
 
-Method = Literal["rtn", "k-quant"]
-"""Round to nearest around zero; or llama.cpp's search for scale and zero point, weighted by size."""
+Method = Literal["rtn", "k-quant", "gptq"]
+"""Round to nearest around zero; llama.cpp's search for scale and zero point, weighted by size; or what
+gptq.py makes of calibrated layers (and k-quant of all that is not a layer)."""
 
 CHUNK = 1 << 22  # weights that are quantised at a time: k-quant keeps a dozen copies of them
 
@@ -48,6 +49,14 @@ def quantise_blocks(matrix: Floats, *, bits: int, block_size: int, method: Metho
     return Blocks(packed, scales, None if method == "rtn" else zero_points)
 
 
+def pack_blocks(numbers: NDArray[np.uint8], scales: Floats, zero_points: Floats, bits: int) -> Blocks:
+    """Blocks of numbers (out, in) with scales and zero points (out, blocks)."""
+    count, blocks = scales.shape
+    packed = _pack(np.ascontiguousarray(numbers), bits).reshape(count, blocks, -1)
+    zeros = _pack(np.ascontiguousarray(zero_points).astype(np.uint8), bits)
+    return Blocks(packed, np.ascontiguousarray(scales), zeros)
+
+
 def _quantise_rows(
     matrix: Floats, bits: int, block_size: int, method: Method
 ) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
@@ -57,8 +66,16 @@ def _quantise_rows(
     if method == "rtn":
         numbers, scales, zeros = weight_only.quant_tensor(matrix, bits, block_size, "sym", "uint")
     else:
-        with np.errstate(divide="ignore", invalid="ignore"):  # of a block whose weights are all alike
+        with np.errstate(all="ignore"):  # of a block whose weights are all alike, or out of proportion
             numbers, scales, zeros = weight_only.quant_tensor_k_quant_cpu(matrix, bits, block_size)
+        # Its zero point can't lie outside the block's range, so a block without a zero would lose most of
+        # its size.
+        flat = matrix.reshape(-1, block_size)
+        one_sided = (flat.min(axis=1) > 0) | (flat.max(axis=1) < 0)
+        if one_sided.any():
+            numbers[one_sided], scales[one_sided], zeros[one_sided] = weight_only.quant_tensor(
+                flat[one_sided], bits, block_size, "sym", "uint"
+            )
     packed = _pack(numbers.astype(np.uint8).reshape(count, blocks * block_size), bits)
     return (
         packed.reshape(count, blocks, block_size * bits // 8),
@@ -80,8 +97,8 @@ def _pack(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 def quantise_columns(matrix: Floats) -> Columns:
     """matrix (in, out), every output with a scale of its own, around zero."""
-    peaks = np.abs(matrix).max(axis=0)
-    scales = np.where(peaks > 0, peaks / 127, 1).astype(np.float32)
+    scales = (np.abs(matrix).max(axis=0) / 127).astype(np.float32)
+    scales[scales < np.finfo(np.float32).smallest_normal] = 1  # of a column of nothing
     return Columns(np.rint(matrix / scales).astype(np.int8), scales)
 
 

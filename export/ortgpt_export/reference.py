@@ -36,8 +36,12 @@ def forward(
     token_ids: Ids,
     past: list[KeysValues] | None = None,
     observe: Observe = lambda *_: None,
+    on_sum: Observe = lambda *_: None,
 ) -> Forward:
-    """Run the model on new tokens (new,) that follow `past`, a previous call's `present`."""
+    """Run the model on new tokens (new,) that follow `past`, a previous call's `present`.
+
+    on_sum  is told the residual stream (new, n_embd) after each sum: "h.0.attn.sum", "h.0.mlp.sum"
+    """
     start = past[0][0].shape[1] if past else 0
     positions = np.arange(start, start + len(token_ids))
     x = weights["wte.weight"][token_ids] + weights["wpe.weight"][positions]  # (new, n_embd)
@@ -45,9 +49,11 @@ def forward(
     for layer in range(config.n_layer):
         attended, keys_values = _attention(weights, config, layer, x, past[layer] if past else None, observe)
         x = x + attended
+        on_sum(f"h.{layer}.attn.sum", x)
         x = x + _mlp(weights, config, layer, x, observe)
+        on_sum(f"h.{layer}.mlp.sum", x)
         present.append(keys_values)
-    hidden = _layer_norm(weights, config, "ln_f", x)
+    hidden = layer_norm(weights, config, "ln_f", x)
     head = weights.get("lm_head.weight")
     table = weights["wte.weight"] if head is None else head  # (vocab, n_embd)
     return Forward(hidden @ table.T, hidden, present)
@@ -62,8 +68,16 @@ def _attention(
     observe: Observe,
 ) -> tuple[Floats, KeysValues]:
     """Causal self-attention of x (new, n_embd)."""
-    normed = _layer_norm(weights, config, f"h.{layer}.ln_1", x)
+    normed = layer_norm(weights, config, f"h.{layer}.ln_1", x)
     projected = _linear(weights, f"h.{layer}.attn.c_attn", normed, observe)  # (new, 3 * n_embd)
+    joined, keys_values = attend(config, layer, projected, past)
+    return _linear(weights, f"h.{layer}.attn.c_proj", joined, observe), keys_values
+
+
+def attend(
+    config: GPT2Config, layer: int, projected: Floats, past: KeysValues | None = None
+) -> tuple[Floats, KeysValues]:
+    """The heads' results, joined (new, n_embd), from what c_attn makes of new tokens (new, 3 * n_embd)."""
     queries, keys, values = (_split_heads(part, config.n_head) for part in np.split(projected, 3, axis=-1))
     if past is not None:
         keys = np.concatenate([past[0], keys], axis=1)  # (heads, tokens, head_size)
@@ -78,16 +92,15 @@ def _attention(
     scores = np.where(is_future, np.float32(-np.inf), scores)
     exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = (exps / exps.sum(axis=-1, keepdims=True)) @ values  # (heads, new, head_size)
-    joined = mixed.transpose(1, 0, 2).reshape(new, config.n_embd)
-    return _linear(weights, f"h.{layer}.attn.c_proj", joined, observe), (keys, values)
+    return mixed.transpose(1, 0, 2).reshape(new, config.n_embd), (keys, values)
 
 
 def _mlp(
     weights: Mapping[str, Floats], config: GPT2Config, layer: int, x: Floats, observe: Observe
 ) -> Floats:
-    normed = _layer_norm(weights, config, f"h.{layer}.ln_2", x)
+    normed = layer_norm(weights, config, f"h.{layer}.ln_2", x)
     inner = _linear(weights, f"h.{layer}.mlp.c_fc", normed, observe)  # (new, n_inner)
-    return _linear(weights, f"h.{layer}.mlp.c_proj", _ACTIVATIONS[config.activation](inner), observe)
+    return _linear(weights, f"h.{layer}.mlp.c_proj", ACTIVATIONS[config.activation](inner), observe)
 
 
 def _split_heads(x: Floats, heads: int) -> Floats:
@@ -100,7 +113,7 @@ def _linear(weights: Mapping[str, Floats], name: str, x: Floats, observe: Observ
     return x @ weights[name + ".weight"] + weights[name + ".bias"]
 
 
-def _layer_norm(weights: Mapping[str, Floats], config: GPT2Config, name: str, x: Floats) -> Floats:
+def layer_norm(weights: Mapping[str, Floats], config: GPT2Config, name: str, x: Floats) -> Floats:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
     normed: Floats = centred / np.sqrt(variance + np.float32(config.layer_norm_epsilon))
@@ -118,8 +131,8 @@ def _gelu(x: Floats) -> Floats:
     return 0.5 * x * (1 + erf.reshape(x.shape))
 
 
-_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
     "gelu": _gelu,
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x * _sigmoid(x),

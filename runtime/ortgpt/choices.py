@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, OrtgptError
 from ortgpt.interfaces import Constraint, Floats, Tokenizer
-from ortgpt.numerics import log_softmax
+from ortgpt.numerics import best_ids, log_normaliser
 from ortgpt.results import Event, FinishReason, ResultChoice, TokenLogprob
 from ortgpt.text.detokenizer import Detokenizer
 from ortgpt.text.stop import StopMatcher
@@ -180,9 +180,9 @@ class ChoiceState:
     def _entry(self, token_id: int, logprob: float, logits: Floats) -> TokenLogprob:
         top: tuple[TokenLogprob, ...] = ()
         if self._num_top:
-            all_logprobs = log_softmax(logits)  # (vocab,)
-            best = (-all_logprobs).argsort(kind="stable")[: self._num_top]
-            top = tuple(self._bare_entry(int(i), float(all_logprobs[i])) for i in best)
+            normaliser = log_normaliser(logits)
+            best = best_ids(logits, min(self._num_top, logits.size)).tolist()
+            top = tuple(self._bare_entry(i, float(logits[i]) - normaliser) for i in best)
         return TokenLogprob(self._tokenizer.token_text(token_id), token_id, logprob, top)
 
     def _bare_entry(self, token_id: int, logprob: float) -> TokenLogprob:

@@ -13,6 +13,7 @@ import numpy as np
 from ortgpt.batches import Outcomes, Tell, check_progress, collect
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.bundle.weights import map_initializers
+from ortgpt.bundled import BUNDLED_MODEL
 from ortgpt.checks import check_int, check_sequence, shown
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
@@ -45,7 +46,7 @@ WIDE_PROBE_TOLERANCE = 2.0  # the answer is that of the other graph, whose layer
 
 
 def load(
-    path: str | Path,
+    path: str | Path = BUNDLED_MODEL,
     *,
     provider: Provider = "auto",
     threads: int | None = None,
@@ -56,6 +57,7 @@ def load(
 ) -> Model:
     """Load a bundle that `ortgpt export` wrote.
 
+    path           its directory; not given: the small storyteller that comes with the package
     provider       "auto" takes the best that can run the bundle; any other must be there
     threads        None: the processors this process may use
     verify         check the files' digests and the manifest's probe; False trusts the disk

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ortgpt.manifest import Architecture
+from ortgpt.manifest import Architecture, ElementType
 
 FLOAT, INT32, INT64 = "float32", "int32", "int64"
 
@@ -17,6 +17,7 @@ FUSED_OPERATORS: dict[str, frozenset[str]] = {
     "": frozenset(
         {
             "Add",
+            "Cast",
             "Gather",
             "GatherND",
             "LayerNormalization",
@@ -58,7 +59,14 @@ def cache_names(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
     return key, value
 
 
-def fused_inputs(architecture: Architecture, *, ragged_widths: bool) -> list[Port]:
+def has_shared_rows(element_type: ElementType) -> bool:
+    """Whether siblings can share a row, by attention_bias: on CUDA, which float16 is for, it is slow."""
+    return element_type == FLOAT
+
+
+def fused_inputs(
+    architecture: Architecture, *, ragged_widths: bool, element_type: ElementType = "float32"
+) -> list[Port]:
     """The inputs of a fused graph, in order. ragged_widths adds query_seqlens."""
     ports = [
         Port("input_ids", INT64, ("rows", "width")),
@@ -66,26 +74,27 @@ def fused_inputs(architecture: Architecture, *, ragged_widths: bool) -> list[Por
         Port("seqlens_k", INT32, ("rows",)),
         Port("total_sequence_length", INT32, ()),
         Port("output_positions", INT64, ("rows", "outputs")),
-        Port("attention_bias", FLOAT, ("bias_rows", 1, "width", "total")),
     ]
+    if has_shared_rows(element_type):
+        ports.append(Port("attention_bias", FLOAT, ("bias_rows", 1, "width", "total")))
     if ragged_widths:
         ports.append(Port("query_seqlens", INT32, ("rows",)))
-    return ports + _cache_ports(architecture, side=0)
+    return ports + _cache_ports(architecture, element_type, side=0)
 
 
-def fused_outputs(architecture: Architecture) -> list[Port]:
-    """The outputs of a fused graph, in order."""
+def fused_outputs(architecture: Architecture, *, element_type: ElementType = "float32") -> list[Port]:
+    """The outputs of a fused graph, in order. Only the cache is of element_type, the others float32."""
     return [
         Port("logits", FLOAT, ("rows", "outputs", architecture.vocab_size)),
         Port("hidden_states", FLOAT, ("rows", "width", architecture.width)),
-        *_cache_ports(architecture, side=1),
+        *_cache_ports(architecture, element_type, side=1),
     ]
 
 
-def _cache_ports(architecture: Architecture, side: int) -> list[Port]:
+def _cache_ports(architecture: Architecture, element_type: ElementType, side: int) -> list[Port]:
     shape = ("rows", architecture.heads, "capacity", architecture.cache_head_size)
     return [
-        Port(names[side], FLOAT, shape)
+        Port(names[side], element_type, shape)
         for layer in range(architecture.layers)
         for names in cache_names(layer)
     ]

@@ -155,7 +155,8 @@ class Decoder(Protocol):
         outputs    logits of each row's last new token, or of all (padded to the widest row)
         hidden     also return the hidden states of all new tokens
         siblings   the new tokens are alternatives to each other: each sees the row's past and
-                   itself only, all at the same position; `keep` then chooses among them
+                   itself only, all at the same position; `keep` then chooses among them.
+                   OptionError without the capability shared_rows
         """
         ...
 

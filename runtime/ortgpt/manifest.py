@@ -26,6 +26,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 Dialect = Literal["fused"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ElementType = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +173,20 @@ class Manifest:
         """The files that hold weights. decoder.onnx refers to the first one only, prefill.onnx to both."""
         return (WEIGHTS_NAME, PREFILL_WEIGHTS_NAME) if self.fast_prefill else (WEIGHTS_NAME,)
 
+    @property
+    def element_type(self) -> ElementType:
+        """Of what goes through the graph, and of the cache."""
+        return element_type(self.precision)
+
     def to_json(self) -> str:
         data = asdict(self)
         ordered = {"schema_version": data.pop("schema_version"), **data}
         return json.dumps(ordered, indent=2, allow_nan=False) + "\n"
+
+
+def element_type(precision: Precision) -> ElementType:
+    """What a precision computes in; the integers of a quantised one are weights only."""
+    return "float16" if precision == "fp16" else "float32"
 
 
 def parse_version(text: str) -> tuple[int, int]:

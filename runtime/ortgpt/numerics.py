@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats
 
+DROPPED = np.float32(-np.inf)
+COLUMN = 64  # scores that share a maximum in the search for the best
+STRIDE = 1024  # between the scores that show where a row lies
+NEAR = 40.0  # exp of that and of minus that is far inside float32's range
+
+
+class Workspace(threading.local):
+    """One array per thread for intermediate results of a kernel, which must not outlive its call.
+
+    A new array of a vocabulary's size costs as much as the work on it: its pages come one by one.
+    """
+
+    def __init__(self) -> None:
+        self._floats: Floats = np.empty(0, np.float32)
+
+    def floats(self, size: int) -> Floats:
+        """(size,), holding anything; the same memory at every call."""
+        if self._floats.size < size:
+            self._floats = np.empty(size, np.float32)
+        return self._floats[:size]
+
+
+WORKSPACE = Workspace()
+
 
 def log_normaliser(logits: Floats) -> float:
     """log(sum(exp(logits))) of one row (vocab,).
 
     Finite exactly when the row is usable: NaN, +inf and a row of -inf only all give a
-    non-finite answer, so one reduction serves both the logprob and the health check.
+    non-finite answer, so one pass serves both the logprob and the health check.
     """
-    peak = logits.max()
-    if not np.isfinite(peak):
-        return float(peak)
-    weights = logits - peak
-    np.exp(weights, out=weights)  # in place: this runs for every token of every row
-    return float(peak) + math.log(float(weights.sum()))  # NumPy sums pairwise: float32 loses nothing here
+    # The row comes fresh from the model, so the first pass over it waits for memory, whatever it computes.
+    # Mostly it can be the exponentials themselves: float32 has room for them, once a look at a few scores
+    # has shown where the row lies.
+    shift = float(np.maximum.reduce(logits[::STRIDE]))
+    if abs(shift) < NEAR:
+        shift = 0.0
+    with np.errstate(over="ignore"):
+        if math.isfinite(shift):
+            total = _sum_of_exponentials(logits, shift)
+            if math.isfinite(total):
+                return shift + math.log(total)
+        peak = float(logits.max())
+        return peak + math.log(_sum_of_exponentials(logits, peak)) if math.isfinite(peak) else peak
+
+
+def _sum_of_exponentials(logits: Floats, shift: float) -> float:
+    """sum(exp(logits - shift)). NumPy sums pairwise: float32 loses nothing here."""
+    weights = WORKSPACE.floats(logits.size)
+    if shift:
+        np.exp(np.subtract(logits, np.float32(shift), out=weights), out=weights)
+    else:
+        np.exp(logits, out=weights)
+    return float(np.add.reduce(weights))
 
 
 def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -36,3 +78,26 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return result
+
+
+def bound_of_best(scores: Floats, count: int) -> np.float32:
+    """A score that the `count` best of a row (n,) reach, and few others. 1 <= count <= n."""
+    columns = scores.size // COLUMN
+    if count > columns // 2:
+        return np.float32(np.partition(scores, scores.size - count)[scores.size - count])
+    # The best columns hold `count` scores that reach the least of their maxima.
+    maxima = scores[: columns * COLUMN].reshape(COLUMN, columns).max(axis=0)  # (columns,)
+    maxima.partition(columns - count)
+    return np.float32(maxima[columns - count])
+
+
+def best_ids(scores: Floats, count: int) -> NDArray[np.intp]:
+    """Ids (count,) of the best of a row (n,), best first, of equal ones the lower first. 1 <= count <= n.
+
+    Where fewer than `count` are above -inf, others fill up.
+    """
+    bound = bound_of_best(scores, count)
+    found = np.flatnonzero(scores >= bound if bound > DROPPED else scores > DROPPED)
+    if found.size < count:
+        found = np.concatenate([found, np.flatnonzero(scores == DROPPED)[: count - found.size]])
+    return found[np.argsort(-scores[found], kind="stable")[:count]]

@@ -13,8 +13,9 @@ import numpy as np
 from ortgpt.choices import ChoiceState
 from ortgpt.constraints.combined import AllOf
 from ortgpt.errors import OrtgptError
-from ortgpt.interfaces import Arrivals, Floats, Going, Ids, Processor, Step, Steps
+from ortgpt.interfaces import Arrivals, Floats, Going, Ids, Step, Steps
 from ortgpt.logits.drawing import draw
+from ortgpt.logits.filter_chain import FilterChain
 from ortgpt.logits.mirostat import Mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.options import NUM_DRAFT_TOKENS
@@ -192,34 +193,36 @@ def make_pick(strategy: Strategy, rng: np.random.Generator) -> Pick:
         strategy = strategy.warpers
     if not isinstance(strategy, Sampling) or strategy.is_greedy:
         return pick_best
-    warp = make_warpers(strategy, rng)
+    filters = make_warpers(strategy, rng)
     if strategy.mirostat_tau == 0:
-        return Draw(warp, rng)
+        return Draw(filters, rng)
     eta = MIROSTAT_ETA if strategy.mirostat_eta is None else strategy.mirostat_eta
-    return MirostatDraw(warp, rng, Mirostat(strategy.mirostat_tau, eta))
+    return MirostatDraw(filters, rng, Mirostat(strategy.mirostat_tau, eta))
 
 
 @dataclass
 class Draw:
     """Draws from what the filters leave."""
 
-    warp: Processor
+    filters: FilterChain
     rng: np.random.Generator
 
     def __call__(self, token_ids: Ids, scores: Floats) -> int:
-        return draw(self.warp(token_ids, scores), self.rng)
+        left = self.filters.narrow(token_ids, scores)
+        return left.token_id(draw(left.scores, self.rng))
 
 
 @dataclass
 class MirostatDraw:
     """Draws from what mirostat leaves, which learns from it."""
 
-    warp: Processor
+    filters: FilterChain
     rng: np.random.Generator
     mirostat: Mirostat
 
     def __call__(self, token_ids: Ids, scores: Floats) -> int:
-        truncated = self.mirostat.truncate(self.warp(token_ids, scores))
-        token_id = draw(truncated, self.rng)
-        self.mirostat.learn(truncated, token_id)
-        return token_id
+        left = self.filters.narrow(token_ids, scores)
+        left = left.only(self.mirostat.select(left.scores))
+        index = draw(left.scores, self.rng)
+        self.mirostat.learn(left.scores, index)
+        return left.token_id(index)

@@ -32,7 +32,6 @@ from ortgpt.token_healing import find_extensions, heal
 
 T = TypeVar("T")
 
-
 MakeDecoder = Callable[[int], Decoder]
 """Gives a decoder with so many rows, empty or holding beginnings of the prompts."""
 
@@ -73,9 +72,8 @@ class Run(ABC, Generic[T]):
         self._negative = (
             None if negative is None else read_prompt(negative, tokenizer, shape, "negative_prompt")
         )
-        for index in range(
-            len(self.prompts)
-        ):  # before anything is run: what can't be asked for is refused here
+        # Before anything is run: what can't be asked for is refused here.
+        for index in range(len(self.prompts)):
             self.task(index)
             if index >= request.max_rows:
                 self.forget(index)  # it has to wait, and a task may hold much

@@ -166,6 +166,8 @@ def test_the_architecture_names_every_port_of_the_graph() -> None:
         manifest.Provenance,
         manifest.Probe,
         manifest.Parity,
+        manifest.Quality,
+        manifest.Perplexity,
     ],
 )
 def test_the_architecture_names_every_field_of_the_manifest(owner) -> None:

@@ -17,6 +17,7 @@ from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
 from ortgpt_export.graph import write_graph
 from ortgpt_export.job import describe
+from ortgpt_export.schemes import SCHEMES, Scheme
 
 Weights = dict[str, np.ndarray]
 
@@ -49,10 +50,24 @@ def edit_weights() -> Callable[[Path, Callable[[Weights], Weights]], None]:
     return edit
 
 
+@pytest.fixture
+def weights_of_two_layers(checkpoint: Path) -> tuple[Weights, GPT2Config]:
+    """What the export reads of `checkpoint`."""
+    config = read_config(checkpoint)
+    with open_checkpoint(checkpoint, config) as weights:
+        return dict(weights), config
+
+
 class Graph:
     """One row on the bare graph; feeds exactly what the graph's contract asks for, cache in place."""
 
-    def __init__(self, checkpoint: Path, folder: Path, onnxruntime_floor: str = "1.32") -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        folder: Path,
+        onnxruntime_floor: str = "1.32",
+        scheme: Scheme = SCHEMES["fp32"],
+    ) -> None:
         self.config: GPT2Config = read_config(checkpoint)
         self._is_ragged = onnxruntime_floor == "1.32"
         architecture = describe(self.config, self.config.vocab_size)
@@ -61,13 +76,16 @@ class Graph:
             open_checkpoint(checkpoint, self.config) as weights,
             (folder / "decoder.onnx.data").open("wb") as file,
         ):
-            self.proto = write_graph(weights, self.config, architecture, file, ragged_widths=self._is_ragged)
+            self.proto = write_graph(
+                weights, self.config, architecture, file, ragged_widths=self._is_ragged, scheme=scheme
+            )
         self.path = folder / "decoder.onnx"
         self.path.write_bytes(self.proto)
         self._session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
         shape = (1, architecture.heads, self.config.n_positions, architecture.cache_head_size)
+        self._has_bias = scheme.element_type == "float32"
         self._cache = {
-            f"{layer}.{kind}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            f"{layer}.{kind}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, scheme.element_type))
             for layer in range(self.config.n_layer)
             for kind in ("key", "value")
         }
@@ -83,8 +101,9 @@ class Graph:
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
             "output_positions": np.arange(new, dtype=np.int64)[None],
-            "attention_bias": np.zeros((1, 1, new, total), np.float32),
         }
+        if self._has_bias:
+            feeds["attention_bias"] = np.zeros((1, 1, new, total), np.float32)
         if self._is_ragged:
             feeds["query_seqlens"] = np.array([new], np.int32)
         binding = self._session.io_binding()
@@ -108,7 +127,7 @@ class Graph:
 
 @pytest.fixture
 def make_graph(tmp_path: Path) -> Callable[..., Graph]:
-    """make_graph(checkpoint, onnxruntime_floor="1.32") -> the graph on onnxruntime."""
+    """make_graph(checkpoint, onnxruntime_floor="1.32", scheme=fp32) -> the graph on onnxruntime."""
 
     def make(checkpoint: Path, **options: Any) -> Graph:
         return Graph(checkpoint, tmp_path / "graph", **options)

@@ -40,8 +40,14 @@ def test_unverified_bundles_are_called_so(checkpoint, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--precision", "int8"], 2, "error: --precision int8 is not there yet"),
         (["--precision", "fp64"], 2, "fp64"),
+        (["--precision", "int8-dynamic", "--row-invariant"], 2, "error: --row-invariant can't be had"),
+        (["--perplexity-text", "README.md"], 2, "error: --perplexity-text compares a precision with fp32"),
+        (
+            ["--precision", "int8", "--perplexity-text", "missing"],
+            2,
+            "error: --perplexity-text missing can't",
+        ),
         (["--via", "optimum"], 2, "error: --via optimum is not there yet"),
         (["--verify", "maybe"], 2, "maybe"),
         (["--onnxruntime-floor", "1.2"], 2, "1.2"),

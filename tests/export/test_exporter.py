@@ -128,10 +128,14 @@ def test_progress_counts_every_stage_to_its_end(checkpoint, tmp_path) -> None:
 
 
 REFUSED = [
-    ({"precision": "int8"}, "precision int8 is not there yet"),
-    ({"precision": "fp16"}, "precision fp16 is not there yet"),
-    ({"precision": "int4"}, "precision int4 is not there yet"),
-    ({"precision": "fp64"}, "precision must be fp32, got 'fp64'"),
+    ({"precision": "fp64"}, "precision must be one of fp32, .*int4, got 'fp64'"),
+    ({"precision": "int8-dynamic", "row_invariant": True}, "row_invariant can't be had with int8-dynamic"),
+    ({"perplexity_text": "README.md"}, "perplexity_text compares a precision with fp32"),
+    (
+        {"precision": "int8", "verify": "none", "perplexity_text": "README.md"},
+        "perplexity_text can't be measured with verify none",
+    ),
+    ({"precision": "int8", "perplexity_text": "no-such-file"}, "perplexity_text no-such-file can't be read"),
     ({"via": "optimum"}, "via optimum is not there yet"),
     ({"via": "torch"}, "via must be graph, got 'torch'"),
     ({"verify": "yes"}, "verify must be one of none, numpy, torch, got 'yes'"),

@@ -8,7 +8,7 @@ import torch
 
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import read_config
-from ortgpt_export.reference import _ACTIVATIONS, forward
+from ortgpt_export.reference import ACTIVATIONS, forward
 
 
 @pytest.mark.parametrize("cut", [1, 7, 19])
@@ -29,12 +29,12 @@ def test_cached_equals_uncached(cut, checkpoint) -> None:
 def test_exact_gelu_is_right_to_1e_7_everywhere() -> None:
     x = np.linspace(-9, 9, 4001, dtype=np.float32)
     expected = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
-    np.testing.assert_allclose(_ACTIVATIONS["gelu"](x), expected, rtol=3e-7, atol=1e-7)
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), expected, rtol=3e-7, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", _ACTIVATIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_take_large_values_without_overflow(name) -> None:
-    result = _ACTIVATIONS[name](np.array([-1e4, 0, 1e4], np.float32))
+    result = ACTIVATIONS[name](np.array([-1e4, 0, 1e4], np.float32))
     assert result.dtype == np.float32
     assert np.isfinite(result).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ortgpt.choices import ChoiceState, Limits
+from ortgpt.numerics import log_softmax
 from ortgpt.results import Event, ResultChoice
 from ortgpt.testing import ByteTokenizer
 
@@ -30,6 +31,21 @@ def feed(
         if state.is_done:
             break
     return events, state.choice()
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 4, 60, 300])
+def test_the_alternatives_are_the_best_of_all_and_of_equal_ones_those_with_lower_ids(num_top: int) -> None:
+    rng = np.random.default_rng(num_top)
+    for row in (rng.normal(-30, 3, 257), rng.integers(-3, 3, 257) / 2, np.zeros(257)):
+        logits = row.astype(np.float32)
+        state = ChoiceState(0, ByteTokenizer(), Limits(9, 0, frozenset(), ()), num_top=num_top)
+        state.feed(97, -1.5, logits, is_late=False)
+        (entry,) = state.choice().logprobs or ()
+        logprobs = log_softmax(logits)
+        order = np.argsort(-logprobs, kind="stable")[:num_top]
+        assert (entry.token, entry.id, entry.logprob) == ("a", 97, -1.5)
+        assert [one.id for one in entry.top] == order.tolist()
+        assert [one.logprob for one in entry.top] == pytest.approx(logprobs[order].tolist(), abs=1e-6)
 
 
 def test_the_text_is_cut_before_a_stop_string_and_nothing_follows_it() -> None:

@@ -44,7 +44,16 @@ print(outcomes)
 """
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "int8", "fast_prefill": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"precision": "int8"},
+        {"precision": "int8-dynamic"},
+        {"precision": "int4"},
+        {"precision": "int8", "fast_prefill": True},
+    ],
+)
 def test_a_flipped_bit_without_verification_is_a_typed_error_or_harmless(
     make_bundle: MakeBundle, tmp_path: Path, options: dict[str, Any]
 ) -> None:

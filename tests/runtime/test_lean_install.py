@@ -62,6 +62,12 @@ def test_the_command_line_works(storyteller_bundle: Path) -> None:
     assert run("-m", "ortgpt", "bench", str(storyteller_bundle), *brief).returncode == 0
 
 
+def test_the_model_that_comes_along_writes(tmp_path: Path) -> None:
+    shown = run("-m", "ortgpt", "generate", "Once upon a time", "--quiet", cwd=str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip()
+
+
 def test_export_names_the_missing_extra(storyteller: Path, tmp_path: Path) -> None:
     """FAULTS 70"""
     shown = run("-m", "ortgpt", "export", str(storyteller), "-o", str(tmp_path / "bundle"))

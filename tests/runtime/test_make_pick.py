@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from filtered_rows import apply_mirostat
 
-from ortgpt.logits.mirostat import apply_mirostat
 from ortgpt.logits.pipeline import make_warpers
 from ortgpt.numerics import softmax
 from ortgpt.row_run import make_pick

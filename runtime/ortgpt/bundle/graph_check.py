@@ -107,6 +107,10 @@ def _operator_problems(model: Model, operators: dict[str, frozenset[str]]) -> It
     for node in model.nodes:
         for attribute in node.nested:
             yield f"node {shown(node.name)} holds a graph or a tensor in attribute {shown(attribute)}"
+        # onnxruntime reads outside its memory where this is negative.
+        batch_dims = node.integers.get("batch_dims", 0)
+        if node.operator == "GatherND" and batch_dims != 1:
+            yield f"node {shown(node.name)} has batch_dims {batch_dims}, only 1 is allowed"
 
 
 def _interface_problems(model: Model, manifest: Manifest) -> Iterator[str]:
@@ -119,9 +123,10 @@ def _interface_problems(model: Model, manifest: Manifest) -> Iterator[str]:
             f"for the manifest's {architecture.layers} layers"
         )
         return
-    inputs = fused_inputs(architecture, ragged_widths=manifest.ragged_widths)
+    kind = manifest.element_type
+    inputs = fused_inputs(architecture, ragged_widths=manifest.ragged_widths, element_type=kind)
     yield from _port_problems("input", inputs, model.inputs)
-    yield from _port_problems("output", fused_outputs(architecture), model.outputs)
+    yield from _port_problems("output", fused_outputs(architecture, element_type=kind), model.outputs)
 
 
 def _port_problems(kind: str, expected: Sequence[Port], found: Sequence[Value]) -> Iterator[str]:

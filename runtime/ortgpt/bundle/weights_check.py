@@ -20,7 +20,8 @@ def find_bad_weights(bundle: Bundle) -> list[str]:
     """What is wrong with which initializer, one line each, beginning with its name.
 
     Counts NaN, infinite and denormal values (which slow the processor down and come from damage or
-    a diverged training) and reports a final layer norm whose scale is all zero.
+    a diverged training; in float16 they are ordinary small weights) and reports a final layer norm
+    whose scale is all zero.
     """
     arrays = map_initializers(bundle)
     found = [f"{name}: {fault}" for name, array in arrays.items() if (fault := _describe(array))]
@@ -40,7 +41,7 @@ def _describe(array: NDArray[Any]) -> str:
         return ""
     counts = dict.fromkeys(("NaN", "infinite", "denormal"), 0)
     flat = array.reshape(-1)  # (values,)
-    smallest = np.finfo(array.dtype).smallest_normal
+    smallest = 0 if array.dtype.itemsize == 2 else np.finfo(array.dtype).smallest_normal
     for begin in range(0, flat.size, CHUNK):
         sizes = np.abs(flat[begin : begin + CHUNK])
         counts["NaN"] += int(np.isnan(sizes).sum())
@@ -51,8 +52,9 @@ def _describe(array: NDArray[Any]) -> str:
 
 def _final_scale(bundle: Bundle) -> str:
     """The initializer that scales the norm behind hidden_states; "" where the graph has none."""
-    for node in read_model(bundle.graph).nodes:
-        place = SCALE_INPUTS.get(node.operator, 0)
-        if "hidden_states" in node.outputs and 0 < place < len(node.inputs):
-            return node.inputs[place]
-    return ""
+    made_by = {output: node for node in read_model(bundle.graph).nodes for output in node.outputs}
+    node = made_by.get("hidden_states")
+    if node is not None and node.operator == "Cast":  # of float16
+        node = made_by.get(node.inputs[0])
+    place = SCALE_INPUTS.get(node.operator, 0) if node is not None else 0
+    return node.inputs[place] if node is not None and 0 < place < len(node.inputs) else ""

@@ -18,6 +18,7 @@ MAX_FIELDS = 500_000  # ten times what GPT-2 XL needs; bounds the time that a ho
 
 _VARINT, _FIXED32, _BYTES = 0, 5, 2
 _FLOAT, _INT32, _INT64 = 1, 6, 7  # TensorProto.DataType
+_INTEGER = 2  # AttributeProto.AttributeType
 _ORT_FORMAT = b"ORTM"  # at byte 4: onnxruntime would read its own format, whatever else the bytes mean
 
 
@@ -156,10 +157,15 @@ class _Reader:
         fields = self._fields(view, _NODE)
         integers: dict[str, int] = {}
         nested: list[str] = []
+        names: set[str] = set()
         for item in fields.get(5, ()):
             attribute = self._fields(item, _ATTRIBUTE)
             name = _text(attribute, 1)
-            if 3 in attribute:
+            if name in names:
+                raise _Malformed("a node has an attribute twice")
+            names.add(name)
+            # Its type says which of its values counts, even where that is not written down.
+            if _int32(attribute, 20) == _INTEGER:
                 integers[name] = _int(attribute, 3)
             if any(number in attribute for number in _NESTED):
                 nested.append(name)

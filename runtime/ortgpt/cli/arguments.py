@@ -18,7 +18,14 @@ class ProviderName(StrEnum):
 
 
 ModelPath = Annotated[
-    Path, typer.Option("-m", "--model", metavar="DIR", help="Bundle that `ortgpt export` wrote.")
+    Path,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="DIR",
+        help="Bundle that `ortgpt export` wrote.",
+        show_default="storyteller, a small model that comes along",
+    ),
 ]
 ProviderOption = Annotated[
     ProviderName, typer.Option("--provider", help="What runs the model; auto takes the best that can.")

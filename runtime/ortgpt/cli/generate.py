@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ortgpt.bundled import BUNDLED_MODEL
 from ortgpt.cli import constraint_flags, flags
 from ortgpt.cli.arguments import (
     AsJson,
@@ -52,7 +53,7 @@ class StrategyName(StrEnum):
 
 def generate(
     context: typer.Context,
-    model: ModelPath,
+    model: ModelPath = BUNDLED_MODEL,
     prompt: Annotated[
         str | None,
         typer.Argument(help='The text to continue; "-" or a pipe: from stdin.', show_default=False),
@@ -162,6 +163,8 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Continue a prompt. The text goes to stdout, everything else to stderr.
+
+    ortgpt generate "Once upon a time"
 
     ortgpt generate "Once upon a time" -m models/storyteller-fp32
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ortgpt.bundled import BUNDLED_MODEL
 from ortgpt.cli.arguments import (
     AsJson,
     Debug,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def score(
     context: typer.Context,
-    model: ModelPath,
+    model: ModelPath = BUNDLED_MODEL,
     text: Annotated[
         str | None, typer.Argument(help='The text to score; "-" or a pipe: from stdin.', show_default=False)
     ] = None,

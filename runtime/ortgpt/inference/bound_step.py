@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ortgpt.graph_contract import cache_names
+from ortgpt.graph_contract import cache_names, has_shared_rows
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.plan import Call
 from ortgpt.inference.session import Session
@@ -34,10 +35,14 @@ class BoundStep:
         self.total = np.zeros((), np.int32)
         self.output_positions = np.zeros((rows, num_outputs), np.int64)
         self.query_seqlens = np.zeros(rows, np.int32)
-        self.no_bias = np.zeros(width * cache.capacity, np.float32)
+        self.has_bias = has_shared_rows(manifest.element_type)
+        self.no_bias = np.zeros(width * cache.capacity * self.has_bias, np.float32)
+        self.no_bias_at = self.no_bias.ctypes.data  # asking costs as much as a whole reduction
         self.logits: Floats = np.empty((rows, num_outputs, shape.vocab_size), np.float32)
         self.hidden: Floats | None = np.empty((rows, width, shape.width), np.float32) if hidden else None
         self.last_position = shape.context - 1
+        self.offsets = np.arange(width)
+        self._call: Call | None = None  # the one whose constant numbers the arrays hold
         self.binding: Any = session.binding()
         self._bind(first, last, shape.layers, manifest.ragged_widths, cache)
 
@@ -63,34 +68,51 @@ class BoundStep:
                 _bind(bind_input, past, view, view.shape)
                 _bind(bind_output, present, view, view.shape)
 
-    def fill(self, call: Call, new: list[Ids], lengths: Ids, siblings: bool) -> None:
-        """Write the call's numbers into the bound arrays. lengths: (rows,) before the call."""
-        counts = np.asarray(call.counts)
-        issued = counts + np.asarray(call.spares)
-        for row, ids in enumerate(new):
-            self.input_ids[row, : counts[row]] = ids[call.begin : call.begin + counts[row]]
-        offsets = np.arange(call.width)
-        places = lengths[:, None] if siblings else lengths[:, None] + offsets  # (rows, width)
+    def fill(self, call: Call, new: Sequence[Ids] | Ids, lengths: Ids, siblings: bool) -> None:
+        """Write the call's numbers into the bound arrays.
+
+        new: for each row all of its new ids; lengths: (rows,) before the call.
+        """
+        if call is not self._call:
+            self._fill_constants(call)
+        if call.width == 1:
+            self.input_ids[:] = new
+            places = lengths[:, None]
+        else:
+            for row, (ids, count) in enumerate(zip(new, call.counts, strict=True)):
+                self.input_ids[row, :count] = ids[call.begin : call.begin + count]
+            places = lengths[:, None] if siblings else lengths[:, None] + self.offsets  # (rows, width)
         # Padding and spare tokens may lie past the context; their results are thrown away.
         np.minimum(places, self.last_position, out=self.position_ids)
-        after = lengths + issued
-        total = int(after.max())
-        self.seqlens[:] = after - 1
+        np.add(lengths, self._issued_less_1, out=self.seqlens, casting="same_kind")
+        total = max(self.seqlens.tolist()) + 1
         self.total[()] = total
+        if not self.has_bias:
+            return
+        # Its shape grows with the text, so it has to be bound anew: the graph takes no wider one.
+        if siblings:
+            self._bias = bias = self._sibling_bias(lengths, total)
+            _bind(self.binding.bind_input, "attention_bias", bias, bias.shape)
+        else:
+            shape = (1, 1, call.width, total)
+            self.binding.bind_input("attention_bias", "cpu", 0, np.float32, shape, self.no_bias_at)
+
+    def _fill_constants(self, call: Call) -> None:
+        """What depends on the call alone, which a decode loop gives again and again."""
+        counts = np.asarray(call.counts)
+        issued = counts + np.asarray(call.spares)
+        self._issued_less_1 = issued - 1
         self.query_seqlens[:] = issued
         if self.output_positions.shape[1] == call.width > 1:
-            self.output_positions[:] = offsets
+            self.output_positions[:] = self.offsets
         elif self.output_positions.shape[1]:
             self.output_positions[:, 0] = counts - 1
-        bias = self._sibling_bias(lengths, call.width, total) if siblings else self.no_bias
-        self._bias = bias
-        shape = bias.shape if siblings else (1, 1, call.width, total)
-        _bind(self.binding.bind_input, "attention_bias", bias, shape)
+        self._call = call
 
-    def _sibling_bias(self, lengths: Ids, width: int, total: int) -> Floats:
+    def _sibling_bias(self, lengths: Ids, total: int) -> Floats:
         """(rows, 1, width, total): sibling i of a row sees the row's past and itself."""
         columns = np.arange(total)
-        own = lengths[:, None] + np.arange(width)  # (rows, width): each sibling's own place
+        own = lengths[:, None] + self.offsets  # (rows, width): each sibling's own place
         seen = (columns < lengths[:, None, None]) | (columns == own[:, :, None])  # (rows, width, total)
         return np.where(seen, np.float32(0), HIDDEN)[:, None]
 

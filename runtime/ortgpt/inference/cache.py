@@ -1,6 +1,7 @@
 """The key-value cache: one buffer that the graph reads and writes in place.
 
-Layout float32 (2 * layers, rows, heads, capacity, head_size): keys at even, values at odd indices.
+Layout (2 * layers, rows, heads, capacity, head_size), float32, or float16 where the graph computes in that:
+keys at even, values at odd indices.
 A slice [layer, first:last] is contiguous, so any run of rows can be bound without a copy. Rows
 have their own lengths; there is no padding on the left.
 
@@ -11,24 +12,28 @@ copies only what lies behind their common beginning.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ortgpt.inference.memory import check_memory
-from ortgpt.interfaces import Floats, Ids
-from ortgpt.manifest import Architecture
+from ortgpt.interfaces import Ids
+from ortgpt.manifest import Architecture, ElementType
 
 MIN_CAPACITY = 64
 # A prefill of 1 (mod 128) tokens is issued one wider (see plan.py): the spare needs a place.
 SPARE = 1
 UNKNOWN = -1  # a cell whose token says nothing about its content: unused, or written by a sibling
 
+Cells = NDArray[np.floating[Any]]
+
 
 class Cache:
     """Buffers and lengths of `rows` rows. `generation` changes when the buffer moves."""
 
-    def __init__(self, architecture: Architecture, rows: int) -> None:
-        self._architecture = architecture
+    def __init__(self, architecture: Architecture, rows: int, element_type: ElementType = "float32") -> None:
+        self._architecture, self._element_type = architecture, element_type
         self.lengths: Ids = np.zeros(rows, np.int64)
         self.buffer = self._allocate(rows, 0)
         self._tokens: Ids = np.full((rows, 0), UNKNOWN)  # (allocated rows, capacity)
@@ -39,6 +44,11 @@ class Cache:
         return len(self.lengths)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths.tolist(), default=0)
+
+    @property
     def capacity(self) -> int:
         return int(self.buffer.shape[3])
 
@@ -46,13 +56,13 @@ class Cache:
     def nbytes(self) -> int:
         return int(self.buffer.nbytes)
 
-    def layer_slice(self, index: int, first: int, last: int) -> Floats:
+    def layer_slice(self, index: int, first: int, last: int) -> Cells:
         """(last - first, heads, capacity, head_size), contiguous, of key or value buffer `index`."""
-        view: Floats = self.buffer[index, first:last]
+        view: Cells = self.buffer[index, first:last]
         return view
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row; grows by doubling, up to the context."""
+        """Make room for `length` tokens in every row, and for more to come, up to the context."""
         self._make_room(self.buffer.shape[1], length)
 
     def record(self, row: int, token_ids: Ids, *, siblings: bool) -> None:
@@ -61,6 +71,12 @@ class Cache:
         end = begin + len(token_ids)
         self._tokens[row, begin:end] = UNKNOWN if siblings else token_ids
         self.lengths[row] = end
+
+    def record_step(self, token_ids: Ids) -> None:
+        """Count one token, (rows,), that the graph has written behind the last one of every row."""
+        for row, (length, token_id) in enumerate(zip(self.lengths.tolist(), token_ids.tolist(), strict=True)):
+            self._tokens[row, length] = token_id
+        self.lengths += 1
 
     def reorder(self, source_rows: Ids) -> None:
         """Row i continues from row source_rows[i]. Copies only what the row does not hold already."""
@@ -109,10 +125,10 @@ class Cache:
 
     def copy(self) -> Cache:
         """An independent cache with the same contents."""
-        twin = Cache(self._architecture, self.num_rows)
+        twin = Cache(self._architecture, self.num_rows, self._element_type)
         twin._replace(twin._allocate(self.num_rows, self.capacity), self._tokens[: self.num_rows].copy())
         twin.lengths = self.lengths.copy()
-        used = int(self.lengths.max(initial=0))
+        used = self.longest
         twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
         return twin
 
@@ -138,28 +154,33 @@ class Cache:
         if rows <= allocated and wanted <= capacity:
             return
         if wanted > capacity:
-            capacity = max(wanted, min(2 * capacity, self._architecture.context + SPARE))
+            capacity = self._roomy(wanted)
         self._move_to(self._allocate(max(rows, allocated), capacity))
 
-    def _allocate(self, rows: int, capacity: int) -> Floats:
-        shape = self._architecture
+    def _roomy(self, wanted: int) -> int:
+        """Places for `wanted` tokens and some to come: what is not reached takes no memory, moving time."""
+        ahead = max(2 * self.capacity, wanted + max(MIN_CAPACITY, wanted // 2))
+        return max(wanted, min(ahead, self._architecture.context + SPARE))
+
+    def _allocate(self, rows: int, capacity: int) -> Cells:
+        shape, kind = self._architecture, np.dtype(self._element_type)
         if capacity:
             capacity = max(capacity, min(shape.context + SPARE, MIN_CAPACITY))
         check_memory(
-            rows * capacity * shape.cache_bytes_per_token(),
+            rows * capacity * shape.cache_bytes_per_token(kind.itemsize),
             f"the cache of {rows} rows of {capacity} tokens",
             "use fewer rows (n, or prompts in one batch) or fewer tokens",
         )
         # Zeros, not empty: untouched pages cost nothing, and no stray NaN can reach a masked product.
-        return np.zeros((2 * shape.layers, rows, shape.heads, capacity, shape.cache_head_size), np.float32)
+        return np.zeros((2 * shape.layers, rows, shape.heads, capacity, shape.cache_head_size), kind)
 
-    def _move_to(self, grown: Floats) -> None:
-        used = int(self.lengths.max(initial=0))
+    def _move_to(self, grown: Cells) -> None:
+        used = self.longest
         rows = self.num_rows
         grown[:, :rows, :, :used] = self.buffer[:, :rows, :, :used]
         self._replace(grown, self._tokens[:rows])
 
-    def _replace(self, buffer: Floats, tokens: Ids) -> None:
+    def _replace(self, buffer: Cells, tokens: Ids) -> None:
         """Take over a new buffer; tokens (rows, capacity so far) says what its first cells hold."""
         self.buffer = buffer
         self._tokens = np.full((buffer.shape[1], buffer.shape[3]), UNKNOWN)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 ATTENTION_BLOCK = 128
@@ -34,7 +35,7 @@ class Call:
     spares: tuple[int, ...]
     is_end: bool
 
-    @property
+    @cached_property
     def width(self) -> int:
         return max(count + spare for count, spare in zip(self.counts, self.spares, strict=True))
 

@@ -52,6 +52,9 @@ OnRun = Callable[[float], None]
 """Is told the seconds that a run of the graph took, in the thread that ran it."""
 
 OLDEST_ONNXRUNTIME = (1, 31)
+# Bytes per byte of weights. They are packed for the matrix products one by one, the table stays beside its
+# copy; float16 is converted anew by every run, all weights at once.
+MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
 
 # onnxruntime does not promise that sessions can be built by several threads at once.
 _BUILD_LOCK = threading.Lock()
@@ -185,7 +188,7 @@ def check_room(manifest: Manifest, *, fast_prefill: bool = False) -> None:
     remedy = leave_out if takes_both else "use a smaller model"
     check_memory(
         # Weights are packed for the matrix products one by one, the table stays beside its copy.
-        int(1.4 * weights) + 50_000_000,
+        int(MEMORY_PER_WEIGHT[manifest.element_type] * weights) + 50_000_000,
         f"loading {weights / 1e6:,.0f} MB of weights",
         f"free some memory, raise the limit, or {remedy}",
     )
@@ -203,11 +206,17 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
                 f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
                 hint="pip uninstall onnxruntime, then: pip install onnxruntime-gpu",
             )
+        if manifest.element_type == "float16":
+            raise ProviderError("this version of ortgpt runs nothing on CUDA", hint="use provider cpu")
         raise ProviderError(
             f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention has no such kernel there",
-            hint="use provider cpu; fp16 bundles for CUDA are not there yet",
+            hint="use provider cpu",
         )
-    if wanted == "auto" and has_cuda:
+    if manifest.element_type == "float16":
+        logger.warning(
+            "running on the CPU, which has to convert fp16: int8 and fp32 bundles are faster there"
+        )
+    elif wanted == "auto" and has_cuda:
         logger.warning("running on the CPU: %s bundles can't run on CUDA", manifest.precision)
     return "cpu"
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ortgpt.interfaces import Floats, Ids
 from ortgpt.logits.penalties import LARGEST, change_scores
+from ortgpt.logits.rows import row_for
 
 Breakers = Mapping[int, Sequence[tuple[int, ...]]]
 """Sequence breakers by their first id: the ids that must follow it, none where it is one alone."""
@@ -23,6 +24,7 @@ def apply_dry(
     base: float,
     allowed_length: int,
     breakers: Breakers,
+    out: Floats | None = None,
 ) -> Floats:
     """Subtract multiplier * base ** (length - allowed_length) from what would continue a repeat.
 
@@ -31,11 +33,11 @@ def apply_dry(
     breaker, and a breaker of one token is never penalised. (Weidmann 2024, as in llama.cpp.)
 
     logits float32 (vocab,), token_ids int64 (length,), multiplier >= 0, base >= 1, allowed_length >= 0;
-    returns float32 (vocab,).
+    returns float32 (vocab,), in `out` if given, which may be the row itself.
     """
     limit = min(_unbroken_length(token_ids, breakers), allowed_length + _largest_power(base))
     if limit < allowed_length:
-        return logits.copy()
+        return row_for(logits, out)
     lengths = _repeat_lengths(token_ids, limit)  # (length - 1,)
     repeats = np.flatnonzero(lengths >= allowed_length)
     ids, places = np.unique(token_ids[1:][repeats], return_inverse=True)
@@ -45,7 +47,7 @@ def apply_dry(
     powers = (longest - allowed_length)[is_penalised].astype(np.float64)
     with np.errstate(over="ignore"):
         penalties = np.minimum(multiplier * base**powers, LARGEST)  # (penalised,)
-    return change_scores(logits, ids[is_penalised], lambda old: old - penalties)
+    return change_scores(logits, ids[is_penalised], lambda old: old - penalties, out)
 
 
 def _largest_power(base: float) -> int:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from ortgpt.interfaces import Floats
-from ortgpt.logits.survivors import find_survivors, keep_only, relative_to_best
+from ortgpt.logits.survivors import Kept, among, find_survivors, log_sum, relative_to_best
 
 LOG_2 = math.log(2)
 
 
-def apply_mirostat(logits: Floats, limit: float) -> Floats:
-    """Drop tokens whose surprise is above the limit, in bits; the best one stays.
+def select_mirostat(scores: Floats, limit: float) -> Kept:
+    """Tokens whose surprise is not above the limit, in bits; the best one stays.
 
-    logits float32 (vocab,), limit any number; returns float32 (vocab,).
+    scores float32 (n,), limit any number.
     """
-    kept, values = find_survivors(logits)
+    earlier, values = find_survivors(scores)
     relative = relative_to_best(values)
-    normaliser = math.log(float(np.exp(relative).sum(dtype=np.float64)))
-    return keep_only(logits, relative >= min(0.0, normaliser - limit * LOG_2), kept)
+    return among(earlier, relative >= min(0.0, log_sum(relative) - limit * LOG_2))
 
 
-def surprise(scores: Floats, token_id: int) -> float:
-    """-log2 of the token's probability in softmax(scores). scores float32 (vocab,)."""
-    values = find_survivors(scores)[1]
-    normaliser = math.log(float(np.exp(relative_to_best(values)).sum(dtype=np.float64)))
-    return (normaliser - (float(scores[token_id]) - float(values.max()))) / LOG_2
+def surprise(scores: Floats, index: int) -> float:
+    """-log2 of a token's probability in softmax(scores). scores float32 (n,)."""
+    values = find_survivors(scores).scores
+    return (log_sum(relative_to_best(values)) - (float(scores[index]) - float(values.max()))) / LOG_2
 
 
 @dataclass
@@ -48,10 +44,10 @@ class Mirostat:
         if math.isnan(self.limit):
             self.limit = 2 * self.tau
 
-    def truncate(self, scores: Floats) -> Floats:
-        """The scores that may be drawn from now."""
-        return apply_mirostat(scores, self.limit)
+    def select(self, scores: Floats) -> Kept:
+        """Which scores may be drawn from now."""
+        return select_mirostat(scores, self.limit)
 
-    def learn(self, truncated: Floats, token_id: int) -> None:
-        """Correct the limit by what was drawn from the truncated scores."""
-        self.limit -= self.eta * (surprise(truncated, token_id) - self.tau)
+    def learn(self, scores: Floats, index: int) -> None:
+        """Correct the limit by which of the selected scores was drawn."""
+        self.limit -= self.eta * (surprise(scores, index) - self.tau)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +12,9 @@ from ortgpt.errors import OptionError
 from ortgpt.interfaces import Constraint, Floats, Ids, Processor
 from ortgpt.logits import processors as rules
 from ortgpt.logits import sampling_filters as filters
+from ortgpt.logits.filter_chain import FilterChain
+from ortgpt.logits.processors import Rule
+from ortgpt.logits.rows import RowBuffer
 from ortgpt.options import DRY_ALLOWED_LENGTH, DRY_BASE, Options
 from ortgpt.strategies import XTC_THRESHOLD, Sampling
 
@@ -20,13 +23,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Processors applied one after the other; itself a processor. An empty one returns its input."""
+    """Processors applied one after the other; itself a processor. An empty one returns its input.
+
+    It belongs to one sequence or search: the scores that it returns are valid until it is called again,
+    because rules write into a row of its own, one over the other.
+    """
 
     processors: tuple[Processor, ...] = ()
+    _row: RowBuffer = field(default_factory=RowBuffer, init=False, repr=False, compare=False)
 
     def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+        own = self._row.like(logits) if self.processors else logits
         for processor in self.processors:
-            logits = processor(token_ids, logits)
+            if isinstance(processor, Rule):
+                logits = processor(token_ids, logits, own)
+            else:
+                logits = processor(token_ids, logits)
         return logits
 
 
@@ -99,7 +111,7 @@ def make_processors(
     return Pipeline(tuple(chosen))
 
 
-def make_warpers(strategy: Sampling, rng: np.random.Generator) -> Pipeline:
+def make_warpers(strategy: Sampling, rng: np.random.Generator) -> FilterChain:
     """What a sampling strategy does to the scores, in this order or its own; what is off is left out:
 
     1. temperature, or dynamic temperature
@@ -112,16 +124,16 @@ def make_warpers(strategy: Sampling, rng: np.random.Generator) -> Pipeline:
     8. eta
     9. XTC, which draws from `rng`, the one that the sequence draws from
 
-    Mirostat, which truncates by what it has drawn, is no part of it. A greedy strategy's pipeline is
+    Mirostat, which truncates by what it has drawn, is no part of it. A greedy strategy's chain is
     empty: the search takes the best token itself.
     """
     if strategy.is_greedy:
-        return Pipeline()
+        return FilterChain()
     active = strategy.active_filters
-    return Pipeline(tuple(_filter(strategy, name, rng) for name in strategy.order if name in active))
+    return FilterChain(tuple(_filter(strategy, name, rng) for name in strategy.order if name in active))
 
 
-def _filter(strategy: Sampling, name: str, rng: np.random.Generator) -> Processor:
+def _filter(strategy: Sampling, name: str, rng: np.random.Generator) -> filters.Filter | Rule:
     match name:
         case "temperature":
             return _temperature(strategy)
@@ -143,7 +155,7 @@ def _filter(strategy: Sampling, name: str, rng: np.random.Generator) -> Processo
             return filters.Xtc(strategy.xtc_probability, _given(strategy.xtc_threshold, XTC_THRESHOLD), rng)
 
 
-def _temperature(strategy: Sampling) -> Processor:
+def _temperature(strategy: Sampling) -> Rule:
     if not strategy.dynatemp_range:
         return filters.Temperature(strategy.temperature)
     exponent = _given(strategy.dynatemp_exponent, 1.0)

@@ -5,6 +5,7 @@ These are the rules of every strategy; those of sampling alone are in `sampling_
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,62 +21,70 @@ from ortgpt.logits.dry import Breakers, apply_dry
 Number = TypeVar("Number", np.float32, np.int64)
 
 
+class Rule(ABC):
+    """A processor of our own. Pure like every one, but it can be told where its result may go."""
+
+    @abstractmethod
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        """out: where new scores are written, which may be `logits` itself; None: an array of their own."""
+
+
 @dataclass(frozen=True)
-class VocabularySize:
+class VocabularySize(Rule):
     """Ids from `size` on are never generated: the tokenizer has no text for them."""
 
     size: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return masks.apply_vocabulary_size(logits, self.size)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return masks.apply_vocabulary_size(logits, self.size, out)
 
 
 @dataclass(frozen=True, eq=False)
-class LogitBias:
+class LogitBias(Rule):
     """Adds biases float64 (n,) to the scores of ids int64 (n,)."""
 
     ids: Ids
     biases: NDArray[np.float64]
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return penalties.apply_logit_bias(logits, self.ids, self.biases)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return penalties.apply_logit_bias(logits, self.ids, self.biases, out)
 
 
 @dataclass(frozen=True)
-class SequenceBias:
+class SequenceBias(Rule):
     """Adds a bias to the last id of each sequence where the ids before it match."""
 
     biases: Mapping[tuple[int, ...], float]
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return penalties.apply_sequence_bias(logits, token_ids, self.biases)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return penalties.apply_sequence_bias(logits, token_ids, self.biases, out)
 
 
 @dataclass(frozen=True)
-class RepetitionPenalty:
+class RepetitionPenalty(Rule):
     """Over prompt and output."""
 
     penalty: float
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return penalties.apply_repetition_penalty(logits, token_ids, self.penalty)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return penalties.apply_repetition_penalty(logits, token_ids, self.penalty, out)
 
 
 @dataclass(frozen=True)
-class PresenceFrequency:
+class PresenceFrequency(Rule):
     """Over the output only."""
 
     presence: float
     frequency: float
     prompt_length: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
         generated_ids = token_ids[self.prompt_length :]
-        return penalties.apply_presence_frequency(logits, generated_ids, self.presence, self.frequency)
+        return penalties.apply_presence_frequency(logits, generated_ids, self.presence, self.frequency, out)
 
 
 @dataclass(frozen=True)
-class Dry:
+class Dry(Rule):
     """Over prompt and output."""
 
     multiplier: float
@@ -83,7 +92,7 @@ class Dry:
     allowed_length: int
     breakers: Breakers
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
         return apply_dry(
             logits,
             token_ids,
@@ -91,31 +100,32 @@ class Dry:
             base=self.base,
             allowed_length=self.allowed_length,
             breakers=self.breakers,
+            out=out,
         )
 
 
 @dataclass(frozen=True)
-class NoRepeatNgram:
+class NoRepeatNgram(Rule):
     """Over prompt and output."""
 
     n: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return masks.apply_no_repeat_ngram(logits, token_ids, self.n)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return masks.apply_no_repeat_ngram(logits, token_ids, self.n, out)
 
 
 @dataclass(frozen=True)
-class BadWords:
+class BadWords(Rule):
     """The last id of each sequence is excluded where the ids before it match."""
 
     sequences: tuple[tuple[int, ...], ...]
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return masks.apply_bad_words(logits, token_ids, self.sequences)
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return masks.apply_bad_words(logits, token_ids, self.sequences, out)
 
 
 @dataclass(frozen=True)
-class LengthDecay:
+class LengthDecay(Rule):
     """Stop ids get likelier with every generated token after `start`."""
 
     start: int
@@ -123,45 +133,47 @@ class LengthDecay:
     stop_token_ids: tuple[int, ...]
     prompt_length: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
         excess = len(token_ids) - self.prompt_length - self.start
-        return penalties.apply_length_decay(logits, self.stop_token_ids, excess, self.factor)
+        return penalties.apply_length_decay(logits, self.stop_token_ids, excess, self.factor, out)
 
 
 @dataclass(frozen=True)
-class MinNewTokens:
+class MinNewTokens(Rule):
     """No stop id before `min_new_tokens` are generated."""
 
     min_new_tokens: int
     stop_token_ids: tuple[int, ...]
     prompt_length: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
         num_generated = len(token_ids) - self.prompt_length
-        return masks.apply_min_new_tokens(logits, num_generated, self.min_new_tokens, self.stop_token_ids)
+        return masks.apply_min_new_tokens(
+            logits, num_generated, self.min_new_tokens, self.stop_token_ids, out
+        )
 
 
 @dataclass(frozen=True)
-class Forced:
+class Forced(Rule):
     """At this length, prompt included, only this id."""
 
     token_id: int
     length: int
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
-        return masks.apply_forced(logits, self.token_id) if len(token_ids) == self.length else logits
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
+        return masks.apply_forced(logits, self.token_id, out) if len(token_ids) == self.length else logits
 
 
 @dataclass(frozen=True)
-class Suppressed:
+class Suppressed(Rule):
     """These ids never; with a length only there, prompt included."""
 
     token_ids: tuple[int, ...]
     length: int | None = None
 
-    def __call__(self, token_ids: Ids, logits: Floats, /) -> Floats:
+    def __call__(self, token_ids: Ids, logits: Floats, /, out: Floats | None = None) -> Floats:
         is_on = self.length is None or len(token_ids) == self.length
-        return masks.apply_exclusion(logits, self.token_ids) if is_on else logits
+        return masks.apply_exclusion(logits, self.token_ids, out) if is_on else logits
 
 
 @dataclass(frozen=True)

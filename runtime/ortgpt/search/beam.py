@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Arrivals, Decoder, Floats, Ids, Outputs, Processor, TextState
-from ortgpt.numerics import log_softmax
 from ortgpt.search.arrivals import extend_and_join, fill_gaps
 from ortgpt.search.banks import Banks, choose_from_banks
+from ortgpt.search.candidates import BeamScores, Candidate, rank_candidates
 from ortgpt.search.history import History
 from ortgpt.strategies import BeamSearch
 
@@ -40,79 +39,6 @@ class Hypothesis(Generic[T]):
 
     score: float
     text: T
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A beam's continuation by one token."""
-
-    beam: int
-    token_id: int
-    score: float
-
-
-def beam_scores(logits: Floats, guided: Floats | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Raw log-probabilities, and what the processors see in their place, each (running, vocab).
-
-    Guided scores are not normalised anew: in transformers guidance is a processor among others.
-    """
-    raw = log_softmax(logits)
-    return raw, raw if guided is None else guided.astype(np.float64)
-
-
-def is_usable(raw: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
-    """Whether every beam has a best token by its own logits, and by the guided scores."""
-    checked = (raw,) if scores is raw else (raw, scores)
-    return all(np.isfinite(one.max(axis=-1)).all() for one in checked)
-
-
-def rank_candidates(
-    running: Sequence[Beam[T]],
-    scores: NDArray[np.float64],
-    process: Processor,
-    count: int,
-    rng: np.random.Generator | None = None,
-    advances: Sequence[Ids] = (),
-) -> list[Candidate]:
-    """The best continuations of all beams by one token, or with `rng` drawn ones, in their order.
-
-    scores (running, vocab): what the processors see. At most `count` are returned, and none that a
-    processor has excluded. advances: for each beam ids that are returned as well, behind.
-
-    Raises ConstraintError when no beam has a token left.
-    """
-    totals = _totals(running, scores, process)  # (running, vocab)
-    # The best of scores with Gumbel noise are a draw without replacement, in its order.
-    keys = totals.ravel() if rng is None else totals.ravel() + rng.gumbel(size=totals.size)
-    count = min(count, keys.size)
-    head = np.argpartition(keys, keys.size - count)[keys.size - count :]
-    head = head[np.lexsort((head, -keys[head]))]  # of equal scores the first
-    vocab_size = totals.shape[1]
-    also = [beam * vocab_size + ids for beam, ids in enumerate(advances)]
-    if also:
-        behind = np.setdiff1d(np.concatenate(also), head)
-        head = np.concatenate([head, behind[np.argsort(-totals.flat[behind], kind="stable")]])
-    return [
-        Candidate(int(index // vocab_size), int(index % vocab_size), float(totals.flat[index]))
-        for index in head
-        if totals.flat[index] > -np.inf
-    ]
-
-
-def _totals(
-    running: Sequence[Beam[T]], scores: NDArray[np.float64], process: Processor
-) -> NDArray[np.float64]:
-    """Each beam's score with every token's (running, vocab); -inf for a beam that has no token left."""
-    totals = np.full(scores.shape, -np.inf)
-    error = None
-    for index, (beam, row) in enumerate(zip(running, scores, strict=True)):
-        try:
-            totals[index] = beam.score + process(beam.history.ids, row.astype(np.float32)).astype(np.float64)
-        except ConstraintError as failed:
-            error = failed
-    if error is not None and totals.max() == -np.inf:
-        raise error
-    return totals
 
 
 class Search(Protocol[T]):
@@ -163,6 +89,7 @@ class Beams(Generic[T]):
         self.error: OrtgptError | None = None
         self._strategy, self._process, self._rng = strategy, process, rng
         self._banks = banks
+        self._scores = BeamScores()
         # So many that num_beams go on even if every beam's best tokens are all its stops.
         self._num_candidates = max(2, 1 + num_stop_ids) * strategy.num_beams
         self._max_tokens = max_tokens
@@ -175,8 +102,8 @@ class Beams(Generic[T]):
 
         Returns, for each beam that now runs, the beam it continues and its new token.
         """
-        raw, scores = beam_scores(logits, guided)
-        if not is_usable(raw, scores):
+        normalisers, scores = self._scores.read(logits, guided)
+        if not np.isfinite(normalisers).all():
             return self._fail(NonFiniteLogitsError(self._length))
         try:
             candidates = self._candidates(scores)
@@ -190,7 +117,7 @@ class Beams(Generic[T]):
         for rank, candidate in enumerate(candidates):
             parent = self.running[candidate.beam]
             text = parent.text.copy()
-            logprob = float(raw[candidate.beam, candidate.token_id])
+            logprob = float(logits[candidate.beam, candidate.token_id] - normalisers[candidate.beam])
             text.feed(candidate.token_id, logprob, logits[candidate.beam], is_late=is_late)
             if text.finish_reason is None:
                 going.append((candidate, Beam(candidate.score, parent.history, text)))
@@ -208,7 +135,7 @@ class Beams(Generic[T]):
         self.error, self.is_done = error, True
         return [], []
 
-    def _candidates(self, scores: NDArray[np.float64]) -> list[Candidate]:
+    def _candidates(self, scores: Floats) -> list[Candidate]:
         rng = self._rng if self._strategy.sample else None
         advances: list[Ids] = []
         if self._banks is not None:

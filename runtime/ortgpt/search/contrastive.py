@@ -6,6 +6,7 @@ is reused: it is the pass that the next step starts from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Decoder, Floats, Ids, Outputs, Processor, Step, Steps
-from ortgpt.numerics import log_normaliser
+from ortgpt.numerics import best_ids, log_normaliser
 from ortgpt.search.history import History
 from ortgpt.strategies import ContrastiveSearch
 
@@ -121,16 +122,16 @@ def _candidates(row: ContrastiveRow, raw: Floats, scores: Floats, top_k: int) ->
     """scores: what the processors see in place of the raw logits; both (vocab,)."""
     nothing = np.zeros(top_k, np.float32)
     normaliser = log_normaliser(raw)
+    given = scores
     try:
-        if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
+        if not math.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
             raise NonFiniteLogitsError(row.history.num_new)
         scores = row.process(row.history.ids, scores)
     except (ConstraintError, NonFiniteLogitsError) as error:
         return _Candidates(np.zeros(top_k, np.int64), nothing, nothing, nothing == 0, error)
-    count = min(top_k, scores.size)
-    best = np.argpartition(scores, scores.size - count)[scores.size - count :]
-    best = best[np.lexsort((best, -scores[best]))]  # best first, of equal ones the lower id
-    probabilities = np.exp(scores[best] - log_normaliser(scores))
+    best = best_ids(scores, min(top_k, scores.size))
+    is_raw = scores is given and given is raw
+    probabilities = np.exp(scores[best] - (normaliser if is_raw else log_normaliser(scores)))
     return _Candidates(best, probabilities, raw[best] - np.float32(normaliser), scores[best] > -np.inf)
 
 

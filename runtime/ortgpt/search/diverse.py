@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ortgpt.errors import ConstraintError, NonFiniteLogitsError, OrtgptError
 from ortgpt.interfaces import Floats, Processor
-from ortgpt.search.beam import Beam, Candidate, Hypothesis, T, beam_scores, is_usable, rank_candidates
+from ortgpt.search.beam import Beam, Hypothesis, T
+from ortgpt.search.candidates import BeamScores, Candidate, rank_candidates
 from ortgpt.strategies import BeamSearch
 
 
@@ -41,6 +42,7 @@ class DiverseBeams(Generic[T]):
             _Group(strategy, beam, process, len(stop_token_ids), max_tokens)
             for _ in range(strategy.num_beam_groups)
         ]
+        self._scores = BeamScores()
         self._is_first = True  # all groups still start from the prompt's one row
 
     @property
@@ -66,8 +68,8 @@ class DiverseBeams(Generic[T]):
         self, logits: Floats, guided: Floats | None = None, *, is_late: bool
     ) -> tuple[list[int], list[int]]:
         """As `Beams.advance`: logits (running, vocab) to (beam continued, new token) of all that now run."""
-        logprobs, scores = beam_scores(logits, guided)
-        if not is_usable(logprobs, scores):
+        normalisers, scores = self._scores.read(logits, guided)
+        if not np.isfinite(normalisers).all():
             self.error = NonFiniteLogitsError(self._groups[0].length)
             return [], []
         chosen: Counter[int] = Counter()  # by earlier groups, at this step
@@ -80,11 +82,9 @@ class DiverseBeams(Generic[T]):
                 continue
             rows = slice(first, first + len(group.running))
             first = 0 if self._is_first else rows.stop
-            penalty = np.zeros(logits.shape[1])
-            for token_id, count in chosen.items():
-                penalty[token_id] = self._strategy.diversity_penalty * count
+            penalised = self._penalised(scores[rows], chosen)
             try:
-                going = group.advance(logits[rows], logprobs[rows], scores[rows] - penalty, is_late=is_late)
+                going = group.advance(logits[rows], normalisers[rows], penalised, is_late=is_late)
             except ConstraintError as error:
                 self.error = error
                 return [], []
@@ -94,6 +94,14 @@ class DiverseBeams(Generic[T]):
                 token_ids += [candidate.token_id for candidate in going]
         self._is_first = False
         return source_rows, token_ids
+
+    def _penalised(self, scores: Floats, chosen: Counter[int]) -> Floats:
+        """The scores (running, vocab) less the penalty for what earlier groups have chosen; a copy."""
+        ids = np.fromiter(chosen.keys(), np.int64, len(chosen))
+        counts = np.fromiter(chosen.values(), np.float64, len(chosen))
+        result = scores.copy()
+        result[:, ids] = scores[:, ids] - self._strategy.diversity_penalty * counts
+        return result
 
 
 class _Group(Generic[T]):
@@ -111,7 +119,7 @@ class _Group(Generic[T]):
         self._num_candidates = max(2, 1 + num_stop_ids) * self.size
 
     def advance(
-        self, logits: Floats, logprobs: NDArray[np.float64], scores: NDArray[np.float64], *, is_late: bool
+        self, logits: Floats, normalisers: NDArray[np.float64], scores: Floats, *, is_late: bool
     ) -> list[Candidate]:
         """One step; returns the candidates that the beams now running were."""
         candidates = rank_candidates(self.running, scores, self._process, self._num_candidates)
@@ -122,7 +130,7 @@ class _Group(Generic[T]):
         for rank, candidate in enumerate(candidates):
             parent = self.running[candidate.beam]
             text = parent.text.copy()
-            logprob = float(logprobs[candidate.beam, candidate.token_id])
+            logprob = float(logits[candidate.beam, candidate.token_id] - normalisers[candidate.beam])
             text.feed(candidate.token_id, logprob, logits[candidate.beam], is_late=is_late)
             if text.finish_reason != "stop":  # at the limit all go on to the end together
                 beam = Beam(candidate.score, parent.history.extended(candidate.token_id), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -53,15 +54,14 @@ def sample_steps(decoder: Decoder, outputs: Outputs, rows: Sequence[SampledRow])
 
 def choose_tokens(rows: Sequence[SampledRow], outputs: Outputs, *, waiting: Collection[int] = ()) -> Step:
     """One token for each row but those that wait, from its last output."""
-    token_ids = np.full(len(rows), -1, np.int64)
-    logprobs = np.full(len(rows), np.nan)
+    token_ids, logprobs = [-1] * len(rows), [math.nan] * len(rows)
     errors: dict[int, OrtgptError] = {}
     for index, row in enumerate(rows):
         if index in waiting:
             continue
         raw, scores = outputs.last(index)
         normaliser = log_normaliser(raw)
-        if not np.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
+        if not math.isfinite(normaliser) or (scores is not raw and not np.isfinite(scores.max())):
             errors[index] = NonFiniteLogitsError(row.history.num_new)
             continue
         history = row.history.ids
@@ -73,4 +73,5 @@ def choose_tokens(rows: Sequence[SampledRow], outputs: Outputs, *, waiting: Coll
         row.history.append(token_id)
         token_ids[index] = token_id
         logprobs[index] = raw[token_id] - normaliser
-    return Step(token_ids, np.arange(len(rows)), logprobs, outputs.logits[:, -1], errors)
+    sources = np.arange(len(rows))
+    return Step(np.array(token_ids), sources, np.array(logprobs), outputs.logits[:, -1], errors)

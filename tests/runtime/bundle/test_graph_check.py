@@ -69,6 +69,16 @@ def add_function(model: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [-(2**63), -(2**31), -4, -2, -1, 0, 2, None])
+def test_a_gather_over_other_axes_than_the_rows_is_refused(tiny: Any, value: int | None) -> None:
+    """FAULTS 15: onnxruntime 1.32 dies of a negative number."""
+    gather = next(node for node in tiny.model.graph.node if node.op_type == "GatherND")
+    del gather.attribute[:]
+    if value is not None:
+        gather.attribute.append(helper.make_attribute("batch_dims", value))
+    assert f"has batch_dims {value or 0}, only 1 is allowed" in tiny.graph_refusal()
+
+
 def import_opset(domain: str, version: int) -> Callable[[Any], None]:
     return lambda model: model.opset_import.append(helper.make_opsetid(domain, version))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from ortgpt.bundle import wire
 from ortgpt.bundle.wire import Model, read_model
@@ -41,7 +41,7 @@ def reference_node(node: Any) -> wire.Node:
         name=node.name,
         inputs=tuple(node.input),
         outputs=tuple(node.output),
-        integers={name: fields["i"] for name, fields in held if "i" in fields},
+        integers={item.name: item.i for item in node.attribute if item.type == AttributeProto.INT},
         nested=tuple(name for name, fields in held if not fields.keys().isdisjoint(NESTED_FIELDS)),
     )
 
@@ -263,6 +263,26 @@ def test_onnxruntimes_own_format_behind_a_valid_graph_is_refused() -> None:
     assert ModelProto.FromString(polyglot).graph.node[0].op_type == "Relu"
     with pytest.raises(BundleError, match="onnxruntime's own format"):
         read_model(polyglot)
+
+
+def test_the_type_of_an_attribute_says_which_value_counts() -> None:
+    """FAULTS 15: as onnxruntime has it, to which a whole number that is not written down is 0."""
+
+    def integers(attribute: bytes) -> dict[str, int]:
+        return read_model(field(7, field(1, field(5, field(1, b"N") + attribute)))).nodes[0].integers
+
+    number, of_integer, of_float = b"\x18\x07", b"\xa0\x01\x02", b"\xa0\x01\x01"
+    assert integers(number + of_integer) == {"N": 7}
+    assert integers(of_integer) == {"N": 0}
+    assert integers(number + of_float) == {}
+    assert integers(number) == {}
+
+
+def test_an_attribute_given_twice_is_refused() -> None:
+    """FAULTS 12"""
+    attribute = field(5, field(1, b"N") + b"\x18\x07\xa0\x01\x02")
+    with pytest.raises(BundleError, match="an attribute twice"):
+        read_model(field(7, field(1, attribute + attribute)))
 
 
 def test_deep_nesting_is_never_followed() -> None:

@@ -53,8 +53,8 @@ class Imports:
 if pace == "endless import":
     sys.meta_path.insert(0, Imports())
 elif pace == "endless export":
-    import ortgpt_export.exporter
-    ortgpt_export.exporter.measure_parity = endless
+    import ortgpt_export.job
+    ortgpt_export.job.measure_parity = endless
 elif pace == "endless load":
     import onnxruntime
     build = onnxruntime.InferenceSession

@@ -170,7 +170,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     model = Recorder()
-    monkeypatch.setattr(generate, "load_model", lambda *_: model)
+    monkeypatch.setattr(generate, "load_model", lambda *_, **__: model)
     return model
 
 
@@ -195,14 +195,15 @@ def test_an_option_reaches_the_library_as_its_field_and_lists_by_repetition(fiel
 def test_a_draft_bundle_is_loaded_like_the_model_and_reaches_the_library(invoke, monkeypatch) -> None:
     model, draft, loaded = Recorder(), Recorder(), []
 
-    def load(path: Path, *how: object) -> Recorder:
-        loaded.append((str(path), *how))
+    def load(path: Path, **how: object) -> Recorder:
+        loaded.append((str(path), how))
         return {"x": model, "small": draft}[str(path)]
 
     monkeypatch.setattr(generate, "load_model", load)
     invoke("generate", "The fox", "-m", "x", "--draft", "small", "--num-draft-tokens", "3", "--threads", "2")
     assert model.request == ("The fox", Greedy(), {"draft": draft, "num_draft_tokens": 3})
-    assert loaded == [("x", "auto", 2), ("small", "auto", 2, "the draft model: ")]
+    how = {"provider": "auto", "threads": 2, "no_fast_prefill": False}
+    assert loaded == [("x", how), ("small", {**how, "whose": "the draft model: "})]
 
 
 def test_draft_and_prompt_lookup_together_are_a_usage_error_before_anything_is_loaded(

@@ -95,7 +95,7 @@ def test_help_and_usage_errors_are_plain_where_the_terminal_is(run) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert "--temperature" in shown.out.replace("\n", "")
     assert "\x1b" not in shown.out
-    shown = run("generate", "x", environ=environ)
+    shown = run("generate", "x", "--top-p", "much", environ=environ)
     assert (shown.code, shown.out) == (2, "")
     assert "\x1b" not in shown.err
 

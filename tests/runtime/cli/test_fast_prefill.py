@@ -60,7 +60,7 @@ def test_inspect_names_it_and_verifies_both_graphs(invoke: Any, bundle: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp32"], "error: --fast-prefill goes with int8 and int4, not with fp32"),
+        (["--precision", "fp32"], "error: --fast-prefill goes with int8, not with fp32"),
         (["--precision", "int8", "--row-invariant"], "error: --fast-prefill does not go with "),
     ],
 )

@@ -25,7 +25,7 @@ def test_success_is_0_and_version_is_the_packages(run) -> None:
     assert (shown.code, shown.out, shown.err) == (0, f"ortgpt {ortgpt.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [(), ("generate",), ("no-such-command",), (*FOX,), (*FOX, "-m")])
+@pytest.mark.parametrize("arguments", [(), ("no-such-command",), (*FOX, "-m")])
 def test_what_can_not_be_understood_is_2(arguments: tuple[str, ...], invoke) -> None:
     assert invoke(*arguments).code == 2
 

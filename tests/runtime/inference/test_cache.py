@@ -112,11 +112,16 @@ def test_what_siblings_wrote_is_never_taken_for_common() -> None:
 
 def test_growing_keeps_what_is_stored_and_doubles() -> None:
     cache = filled([5, 60])
-    before = contents(cache)
-    assert cache.capacity == MIN_CAPACITY
-    cache.reserve(MIN_CAPACITY)
-    assert cache.capacity == 2 * MIN_CAPACITY
+    before, capacity = contents(cache), cache.capacity
+    cache.reserve(capacity)
+    assert cache.capacity == 2 * capacity
     assert contents(cache) == before
+
+
+def test_a_prompt_leaves_room_so_that_the_first_steps_move_nothing() -> None:
+    for length in (1, 60, 100, 150):
+        cache = filled([length])
+        assert cache.capacity >= min(length + MIN_CAPACITY, SHAPE.context + SPARE)
 
 
 def test_growing_by_doubling_stops_at_the_context() -> None:
@@ -130,7 +135,7 @@ def test_growing_announces_that_the_buffer_moved() -> None:
     generation = cache.generation
     cache.reserve(6)
     assert cache.generation == generation
-    cache.reserve(MIN_CAPACITY + 1)
+    cache.reserve(cache.capacity)
     assert cache.generation != generation
 
 
@@ -188,13 +193,14 @@ def test_rows_that_have_left_make_room_for_those_that_join() -> None:
 
 
 def test_a_row_that_joined_is_not_taken_for_what_was_in_its_place() -> None:
-    cache = filled([30, 30])
-    cache.reorder(np.array([0]))
-    cache.join(filled([10]))
-    cache.buffer[:, 1, :, :10] = 777  # of the same tokens as row 0, but from another place
-    cache._tokens[1, :10] = 900 + np.arange(10)
+    cache, other = filled([30]), filled([3, 10])
+    cache.reorder(np.array([0, 0]))
+    cache.reorder(np.array([0]))  # the second row has left; its place still holds what the first one has
+    other.reorder(np.array([1]))
+    cache.join(other)
+    expected = contents(cache)
     cache.reorder(np.array([1, 0]))
-    assert contents(cache) == [[777] * 10, list(range(30))]
+    assert contents(cache) == expected[::-1]
 
 
 def test_joining_needs_memory_only_where_the_buffer_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,6 +314,7 @@ def test_joined_rows_can_be_chosen_from_trimmed_and_forked(model: ortgpt.Model) 
     decoder.extend([ids(9)])
     other.extend([ids(20)])
     decoder.join(other)
+    decoder.keep([list(range(9)), list(range(20))])  # of what either brought with its last extend
     decoder.extend([[1, 2], [3, 4]], outputs="all", hidden=True, siblings=True)
     decoder.keep([[1], [0]])
     twin = decoder.fork()
@@ -340,3 +341,69 @@ def test_only_another_decoder_of_the_same_model_can_join(
         with pytest.raises(ortgpt.OptionError, match="siblings"):
             one.join(other)
     assert decoder.lengths.tolist() == [2]
+
+
+@pytest.mark.parametrize("bad", [[[-1]], [[257]], [[1], [2]], np.zeros((1, 0)), np.zeros((0, 1))])
+def test_bad_ids_in_an_array_are_refused_as_well(model: ortgpt.Model, bad: list[list[int]]) -> None:
+    with pytest.raises(ortgpt.OptionError, match="token_ids"):
+        model.decoder().extend(np.asarray(bad, np.int64))
+
+
+def test_a_step_in_an_array_finds_the_context_full(model: ortgpt.Model) -> None:
+    decoder = model.decoder(2)
+    decoder.extend([ids(320), ids(5)])
+    with pytest.raises(ortgpt.ContextLengthError, match="row 0 to 321 tokens, the context is 320"):
+        decoder.extend(np.ones((2, 1), np.int64))
+
+
+def test_steps_in_arrays_and_in_lists_are_bit_equal_whatever_comes_between(model: ortgpt.Model) -> None:
+    """Also what a row shares with another is known alike: reorder copies the same cells."""
+    decoders = [model.decoder(3), model.decoder(3), model.decoder(3)]
+    forms = (np.asarray, lambda rows: [list(row) for row in rows], lambda rows: np.asarray(rows, np.int32))
+    for decoder in decoders:
+        decoder.extend([ids(9), ids(30), ids(4)])
+    rng = np.random.default_rng(3)
+    for verb in [
+        None,
+        None,
+        [1, 1, 0],
+        None,
+        [2, 0, 1],
+        [0, 0, 0],
+        None,
+        "draft",
+        None,
+        [1, 0, 2],
+        "sibling",
+        None,
+    ]:
+        new = rng.integers(0, 257, (3, 1)).tolist()
+        found = []
+        for decoder, form in zip(decoders, forms, strict=True):
+            if isinstance(verb, list):
+                decoder.reorder(verb)
+            elif verb == "draft":
+                decoder.extend([[1, 2, 3], [4], [5, 6]], outputs="all")
+                decoder.trim(decoder.lengths - [1, 0, 2])
+            elif verb == "sibling":
+                decoder.extend(form(new), siblings=True)
+                decoder.keep([[0], [0], []])
+            found.append(decoder.extend(form(new)).logits.copy())  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found[1], found[0])
+        np.testing.assert_array_equal(found[2], found[0])
+        np.testing.assert_array_equal(decoders[0].lengths, decoders[1].lengths)
+        np.testing.assert_array_equal(decoders[0]._cache._tokens, decoders[1]._cache._tokens)
+
+
+def test_rows_that_change_their_widths_within_a_shape_get_their_own_numbers(model: ortgpt.Model) -> None:
+    prompts = [ids(9), ids(30)]
+    together, alone = model.decoder(2), [model.decoder(), model.decoder()]
+    together.extend(prompts)
+    for row, decoder in enumerate(alone):
+        decoder.extend([prompts[row]])
+    for new in ([[1, 2, 3], [4, 5]], [[6, 7], [8, 9, 10]], [[11, 12, 13], [14, 15]]):
+        for outputs in ("last", "all"):
+            found = together.extend(new, outputs=outputs).logits
+            for row, decoder in enumerate(alone):
+                expected = decoder.extend([new[row]], outputs=outputs).logits[0]
+                np.testing.assert_array_equal(found[row, : len(expected)], expected)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from filtered_rows import apply_epsilon, apply_eta, apply_top_k
 from transformers import EpsilonLogitsWarper, EtaLogitsWarper
 
 from ortgpt.interfaces import Floats, Ids
-from ortgpt.logits.entropy_filters import apply_dynamic_temperature, apply_epsilon, apply_eta
-from ortgpt.logits.warpers import apply_temperature, apply_top_k
+from ortgpt.logits.entropy_filters import apply_dynamic_temperature
+from ortgpt.logits.warpers import apply_temperature
 from ortgpt.numerics import softmax
 
 INF = np.inf

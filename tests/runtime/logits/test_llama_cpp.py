@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filtered_rows import apply_top_n_sigma, apply_xtc
 
 from ortgpt.interfaces import Floats
 from ortgpt.logits.dry import apply_dry
 from ortgpt.logits.entropy_filters import apply_dynamic_temperature
 from ortgpt.logits.mirostat import Mirostat
-from ortgpt.logits.warpers import apply_top_n_sigma
-from ortgpt.logits.xtc import apply_xtc
+from ortgpt.logits.survivors import keep_only
 from ortgpt.numerics import softmax
 
 FILE = Path(__file__).resolve().parents[2] / "goldens" / "llama_cpp_samplers.json"
@@ -57,6 +57,7 @@ def test_dry_is_that_of_llama_cpp(case: dict[str, Any]) -> None:
 def test_mirostat_truncates_as_llama_cpp_after_the_same_tokens(case: dict[str, Any]) -> None:
     mirostat = Mirostat(case["tau"], case["eta"])
     for step in case["steps"]:
-        truncated = mirostat.truncate(np.array(step["row"], np.float32))
+        row = np.array(step["row"], np.float32)
+        truncated = keep_only(row, mirostat.select(row))
         assert_left(truncated, step["left"])
         mirostat.learn(truncated, step["chosen"])

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from filtered_rows import apply_mirostat
 
 from ortgpt.interfaces import Floats
-from ortgpt.logits.mirostat import Mirostat, apply_mirostat, surprise
+from ortgpt.logits.mirostat import Mirostat, surprise
+from ortgpt.logits.survivors import keep_only
 from ortgpt.numerics import softmax
 
 INF = np.inf
@@ -53,7 +55,7 @@ def test_the_limit_starts_at_twice_the_target_and_falls_after_a_surprise() -> No
     mirostat = Mirostat(tau=2.0, eta=0.25)
     assert mirostat.limit == 4.0
     row = logs(0.125, 0.5, 0.125, 0.25)
-    truncated = mirostat.truncate(row)
+    truncated = keep_only(row, mirostat.select(row))
     assert kept(truncated) == [0, 1, 2, 3]
     mirostat.learn(truncated, 0)  # 3 bits: one too many
     assert mirostat.limit == pytest.approx(4 - 0.25 * 1)
@@ -67,7 +69,7 @@ def test_the_mean_surprise_comes_near_the_target() -> None:
     for tau in (3.0, 6.0):
         mirostat, total = Mirostat(tau, 0.1), 0.0
         for _ in range(600):
-            truncated = mirostat.truncate(row)
+            truncated = keep_only(row, mirostat.select(row))
             token_id = int(rng.choice(row.size, p=softmax(truncated)))
             total += surprise(truncated, token_id)
             mirostat.learn(truncated, token_id)
@@ -79,6 +81,7 @@ def test_extreme_scores_leave_the_limit_a_number() -> None:
     largest = float(np.finfo(np.float32).max)
     mirostat = Mirostat(100.0, 1.0)
     for _ in range(20):
-        truncated = mirostat.truncate(np.array([largest, -largest, 0], np.float32))
+        row = np.array([largest, -largest, 0], np.float32)
+        truncated = keep_only(row, mirostat.select(row))
         mirostat.learn(truncated, 0)
         assert math.isfinite(mirostat.limit)

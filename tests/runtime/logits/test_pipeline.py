@@ -10,6 +10,7 @@ import pytest
 
 from ortgpt.errors import ConstraintError, OptionError
 from ortgpt.interfaces import Floats, Ids
+from ortgpt.logits.filter_chain import FilterChain
 from ortgpt.logits.pipeline import Pipeline, make_processors, make_warpers
 from ortgpt.logits.processors import Dry
 from ortgpt.logits.sampling_filters import DynamicTemperature, TopK, Xtc
@@ -55,8 +56,9 @@ def make(
     )
 
 
-def names(pipeline: Pipeline) -> list[str]:
-    return [type(processor).__name__ for processor in pipeline.processors]
+def names(chain: Pipeline | FilterChain) -> list[str]:
+    steps = chain.processors if isinstance(chain, Pipeline) else chain.filters
+    return [type(step).__name__ for step in steps]
 
 
 def ids(*values: int) -> Ids:
@@ -76,8 +78,42 @@ ONES = np.ones(VOCAB, np.float32)
 
 def test_what_is_off_is_left_out_and_an_empty_pipeline_returns_its_input() -> None:
     assert make() == Pipeline()
-    assert make_warpers(Sampling(), RNG) == Pipeline()
+    assert make_warpers(Sampling(), RNG) == FilterChain()
     assert make()(ids(0, 1), ONES) is ONES
+
+
+def test_a_pipeline_equals_its_processors_one_after_the_other() -> None:
+    def keeps(token_ids: Ids, logits: Floats) -> Floats:
+        return logits
+
+    pipeline = make(
+        tokenizer_size=VOCAB - 1,
+        words=[(3,)],
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        no_repeat_ngram_size=2,
+        min_new_tokens=3,
+        processors=[double, keeps],
+    )
+    again = Pipeline((*pipeline.processors, *pipeline.processors))  # rules behind a processor of the caller
+    rng = np.random.default_rng(0)
+    for length in range(3, 9):
+        history, row = rng.integers(0, VOCAB - 1, length), rng.normal(0, 2, VOCAB).astype(np.float32)
+        row.flags.writeable = False
+        for one in (pipeline, again):
+            expected = row
+            for processor in one.processors:
+                expected = processor(history, expected)
+            np.testing.assert_array_equal(one(history, row), expected)
+
+
+def test_two_pipelines_of_the_same_rules_write_into_rows_of_their_own() -> None:
+    one, other = (make(repetition_penalty=2.0) for _ in range(2))
+    first = one(ids(0, 1), ONES)
+    assert not np.shares_memory(first, other(ids(2, 3), ONES))
+    assert not np.shares_memory(first, ONES)
+    assert first[:3].tolist() == [0.5, 0.5, 1]
 
 
 def test_the_processors_come_in_the_documented_order() -> None:
@@ -154,9 +190,9 @@ def test_the_warpers_come_in_the_callers_order() -> None:
 
 
 def test_the_dynamic_temperature_takes_the_place_of_the_fixed_one() -> None:
-    assert make_warpers(Sampling(dynatemp_range=0.5), RNG).processors == (DynamicTemperature(1.0, 0.5, 1.0),)
+    assert make_warpers(Sampling(dynatemp_range=0.5), RNG).filters == (DynamicTemperature(1.0, 0.5, 1.0),)
     strategy = Sampling(temperature=0, dynatemp_range=0.5, dynatemp_exponent=2.0, top_k=2)
-    assert make_warpers(strategy, RNG).processors == (DynamicTemperature(0, 0.5, 2.0), TopK(2))
+    assert make_warpers(strategy, RNG).filters == (DynamicTemperature(0, 0.5, 2.0), TopK(2))
 
 
 def test_mirostat_is_warped_by_the_temperature_alone() -> None:
@@ -164,9 +200,9 @@ def test_mirostat_is_warped_by_the_temperature_alone() -> None:
 
 
 def test_xtc_has_a_threshold_of_its_own_and_draws_from_the_rows_generator() -> None:
-    assert make_warpers(Sampling(xtc_probability=0.5), RNG).processors == (Xtc(0.5, 0.1, RNG),)
+    assert make_warpers(Sampling(xtc_probability=0.5), RNG).filters == (Xtc(0.5, 0.1, RNG),)
     strategy = Sampling(xtc_probability=0.5, xtc_threshold=0.2)
-    assert make_warpers(strategy, RNG).processors == (Xtc(0.5, 0.2, RNG),)
+    assert make_warpers(strategy, RNG).filters == (Xtc(0.5, 0.2, RNG),)
 
 
 def test_dry_has_defaults_of_its_own_and_breakers_by_their_first_id() -> None:
@@ -260,11 +296,11 @@ def test_top_k_comes_before_top_p() -> None:
 @pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "typical_p"])
 def test_temperature_zero_is_greedy_and_needs_no_warper(name: str) -> None:
     """FAULTS 34"""
-    assert make_warpers(Sampling(temperature=0, **{name: 1}), RNG) == Pipeline()  # type: ignore[arg-type]
+    assert make_warpers(Sampling(temperature=0, **{name: 1}), RNG) == FilterChain()  # type: ignore[arg-type]
 
 
 def test_top_k_of_zero_is_off() -> None:
-    assert make_warpers(Sampling(top_k=0), RNG) == Pipeline()
+    assert make_warpers(Sampling(top_k=0), RNG) == FilterChain()
 
 
 def test_presence_and_frequency_count_the_output_alone() -> None:

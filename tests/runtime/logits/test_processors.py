@@ -134,11 +134,23 @@ def test_a_processor_gives_new_scores_in_an_array_of_their_own(
     assert not np.array_equal(scores, logits)
 
 
+@pytest.mark.parametrize("rule", [one for one in EVERY if isinstance(one, processors.Rule)], ids=name_of)
+def test_a_rule_gives_the_same_scores_wherever_they_are_written(
+    rule: processors.Rule, token_ids: Ids, logits: Floats
+) -> None:
+    before, expected = logits.copy(), rule(token_ids, logits)
+    place = np.full_like(logits, 7)
+    assert rule(token_ids, logits, place) is place
+    np.testing.assert_array_equal(place, expected)
+    np.testing.assert_array_equal(logits, before)
+    np.testing.assert_array_equal(rule(token_ids, logits, logits), expected)
+
+
 @pytest.mark.parametrize("processor", EVERY, ids=name_of)
 def test_a_processor_keeps_no_state_between_calls(
     processor: Processor, token_ids: Ids, logits: Floats
 ) -> None:
-    first = processor(token_ids, logits)
+    first = processor(token_ids, logits).copy()
     processor(token_ids[:4], logits[::-1])
     np.testing.assert_array_equal(processor(token_ids, logits), first)
 

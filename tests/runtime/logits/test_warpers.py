@@ -8,6 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filtered_rows import (
+    apply_min_p,
+    apply_top_k,
+    apply_top_n_sigma,
+    apply_top_p,
+    apply_typical_p,
+)
 from transformers import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -17,14 +24,7 @@ from transformers import (
 )
 
 from ortgpt.interfaces import Floats, Ids
-from ortgpt.logits.warpers import (
-    apply_min_p,
-    apply_temperature,
-    apply_top_k,
-    apply_top_n_sigma,
-    apply_top_p,
-    apply_typical_p,
-)
+from ortgpt.logits.warpers import apply_temperature
 from ortgpt.numerics import softmax
 
 INF = np.inf

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from filtered_rows import apply_xtc
 
 from ortgpt.interfaces import Floats
 from ortgpt.logits.sampling_filters import Xtc
-from ortgpt.logits.xtc import apply_xtc
 from ortgpt.numerics import softmax
 
 INF = np.inf
