@@ -65,9 +65,10 @@ def export_checkpoint(
     BundleError when the bundle fails its verification, OrtgptError for a full disk or a failed
     download, MissingExtraError when an extra is missing.
     """
-    floor = onnxruntime_floor or DEFAULT_FLOORS.get(precision, "1.32")
-    _check_choices(via, verify, floor)
     scheme = choose_scheme(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
+    default_floor = DEFAULT_FLOORS.get(scheme.precision, "1.32")
+    floor = default_floor if onnxruntime_floor is None else onnxruntime_floor
+    _check_choices(via, verify, floor)
     _check_quantised(scheme, verify, perplexity_text)
     check_available(verify)
     text = None if perplexity_text is None else read_text(Path(perplexity_text))

@@ -40,6 +40,7 @@ def test_unverified_bundles_are_called_so(checkpoint, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--precision", "fp16", "--row-invariant"], 2, "error: --row-invariant can't be had with fp16"),
         (["--precision", "fp64"], 2, "fp64"),
         (["--precision", "int8-dynamic", "--row-invariant"], 2, "error: --row-invariant can't be had"),
         (["--perplexity-text", "README.md"], 2, "error: --perplexity-text compares a precision with fp32"),

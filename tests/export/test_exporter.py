@@ -128,6 +128,7 @@ def test_progress_counts_every_stage_to_its_end(checkpoint, tmp_path) -> None:
 
 
 REFUSED = [
+    ({"precision": "fp16", "row_invariant": True}, "row_invariant can't be had with fp16"),
     ({"precision": "fp64"}, "precision must be one of fp32, .*int4, got 'fp64'"),
     ({"precision": "int8-dynamic", "row_invariant": True}, "row_invariant can't be had with int8-dynamic"),
     ({"perplexity_text": "README.md"}, "perplexity_text compares a precision with fp32"),
