@@ -42,6 +42,7 @@ def test_the_normaliser_is_exact_wherever_the_row_lies(place: float, size: int, 
     peak = row.max().astype(np.float64)
     expected = peak + np.log(np.exp(row.astype(np.float64) - peak).sum())
     assert log_normaliser(row) == pytest.approx(expected, abs=3e-7, rel=3e-7)
+    assert log_normaliser(row, np.float64) == pytest.approx(expected, abs=1e-7, rel=1e-7)
 
 
 @pytest.mark.parametrize("low", [-3e38, -200.0, -90.0, -20.0])

@@ -48,7 +48,8 @@ class BeamScores:
         That is its raw log-probabilities, or the guided scores, which are not normalised anew: in
         transformers guidance is a processor among others. Not finite where a beam's logits are not usable.
         """
-        normalisers = np.array([log_normaliser(row) for row in logits])
+        # The errors of many steps add up in a beam's score.
+        normalisers = np.array([log_normaliser(row, np.float64) for row in logits])
         if guided is not None:
             usable = np.isfinite(guided.max(axis=-1))
             return np.where(usable, normalisers, np.nan), guided
