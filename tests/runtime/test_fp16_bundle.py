@@ -192,13 +192,14 @@ def test_outputs_are_float32_and_the_cache_takes_two_bytes_a_number(
 
 def test_a_cache_asks_for_its_own_size(model: ortgpt.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 72"""
-    needed = 8 * 64 * model.manifest.architecture.cache_bytes_per_token(2)
+    decoder = model.decoder(8)
+    decoder.extend([[1]] * 8)
+    needed = 8 * decoder.capacity * model.manifest.architecture.cache_bytes_per_token(2)
     monkeypatch.setattr("ortgpt.inference.memory.available_bytes", lambda: needed)
     model.decoder(8).extend([[1]] * 8)
     monkeypatch.setattr("ortgpt.inference.memory.available_bytes", lambda: needed - 1)
-    with pytest.raises(
-        ProviderError, match="the cache of 8 rows of 64 tokens needs 3 MB, 3 MB are available"
-    ):
+    message = f"the cache of 8 rows of {decoder.capacity} tokens needs {needed / 1e6:.0f} MB"
+    with pytest.raises(ProviderError, match=message):
         model.decoder(8).extend([[1]] * 8)
 
 
