@@ -1,4 +1,4 @@
-"""The fused graph's inputs and outputs: what export authors and what the runtime demands.
+"""Inputs and outputs of both dialects' graphs: what export authors and what the runtime demands.
 
 Axis names stand for free dimensions; numbers are fixed. docs/architecture.md explains each input.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ortgpt.manifest import Architecture, ElementType
+from ortgpt.manifest import Architecture, ElementType, PortableGraph
 
 FLOAT, INT32, INT64 = "float32", "int32", "int64"
 
@@ -92,9 +92,46 @@ def fused_outputs(architecture: Architecture, *, element_type: ElementType = "fl
 
 
 def _cache_ports(architecture: Architecture, element_type: ElementType, side: int) -> list[Port]:
-    shape = ("rows", architecture.heads, "capacity", architecture.cache_head_size)
+    shape = ("rows", architecture.cache_heads, "capacity", architecture.cache_head_size)
     return [
         Port(names[side], element_type, shape)
         for layer in range(architecture.layers)
         for names in cache_names(layer)
+    ]
+
+
+def stacked_cache_names(layer: int) -> tuple[str, str]:
+    """(past, present) of a layer whose keys and values are one tensor."""
+    return f"past_{layer}", f"present_{layer}"
+
+
+def portable_inputs(architecture: Architecture, graph: PortableGraph) -> list[Port]:
+    """The inputs of a portable graph. Its cache is returned longer by the new tokens' width."""
+    ids = graph.ids_type
+    ports = [Port("input_ids", ids, ("rows", "width"))]
+    if graph.attention_mask:
+        ports.append(Port("attention_mask", ids, ("rows", "total")))
+    if graph.position_ids:
+        ports.append(Port("position_ids", ids, ("rows", "width")))
+    if graph.cache_branch:
+        ports.append(Port("use_cache_branch", "bool", (1,)))
+    return ports + _grown_cache_ports(architecture, graph, side=0)
+
+
+def portable_outputs(architecture: Architecture, graph: PortableGraph) -> list[Port]:
+    """The outputs of a portable graph: logits of every new token, the cache, hidden states if it has them."""
+    ports = [Port("logits", FLOAT, ("rows", "width", architecture.vocab_size))]
+    if graph.hidden_states:
+        ports.append(Port("hidden_states", FLOAT, ("rows", "width", architecture.width)))
+    return ports + _grown_cache_ports(architecture, graph, side=1)
+
+
+def _grown_cache_ports(architecture: Architecture, graph: PortableGraph, side: int) -> list[Port]:
+    axes = ("rows", architecture.cache_heads, ("past", "total")[side], architecture.cache_head_size)
+    if graph.cache == "stacked":
+        return [
+            Port(stacked_cache_names(layer)[side], FLOAT, (2, *axes)) for layer in range(architecture.layers)
+        ]
+    return [
+        Port(names[side], FLOAT, axes) for layer in range(architecture.layers) for names in cache_names(layer)
     ]

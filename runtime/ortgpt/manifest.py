@@ -20,10 +20,16 @@ PREFILL_WEIGHTS_NAME = "prefill.onnx.data"
 TOKENIZER_NAME = "tokenizer.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1  # 1.1: precisions other than fp32, quality, prefill.onnx
+# 1.1: precisions other than fp32, quality, prefill.onnx. 1.2: the portable dialect, kv_heads
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
 MAX_MANIFEST_BYTES = 1 << 20
 
-Dialect = Literal["fused"]
+Dialect = Literal["fused", "portable"]
+DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+CacheLayout = Literal["pairs", "stacked"]
+CACHE_LAYOUTS: tuple[CacheLayout, ...] = get_args(CacheLayout)
+IdsType = Literal["int64", "int32"]
+IDS_TYPES: tuple[IdsType, ...] = get_args(IdsType)
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ElementType = Literal["float32", "float16"]
@@ -40,6 +46,7 @@ class Architecture:
     tokenizer_size   ids that the tokenizer knows; ids from here to vocab_size are never generated
     bos_token_id     begins an empty prompt; None: the first eos id does
     eos_token_ids    end a text
+    kv_heads         heads of keys and values where several heads of queries share one; None: as many
     """
 
     model_type: str
@@ -53,10 +60,16 @@ class Architecture:
     tokenizer_size: int
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    kv_heads: int | None = None
+
+    @property
+    def cache_heads(self) -> int:
+        """Heads that the cache holds."""
+        return self.kv_heads or self.heads
 
     def cache_bytes_per_token(self, itemsize: int = 4) -> int:
         """Bytes that one token of one row takes in the cache: keys and values of every layer."""
-        return 2 * self.layers * self.heads * self.cache_head_size * itemsize
+        return 2 * self.layers * self.cache_heads * self.cache_head_size * itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +134,31 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PortableGraph:
+    """What a graph of the portable dialect takes and gives, where exporters differ.
+
+    file            the graph's file
+    data_files      the files that hold its weights; empty: they are in the graph's file
+    cache           "pairs": past_key_values.N.key and .value, each [rows, kv_heads, length, head_size];
+                    "stacked": past_N, [2, rows, kv_heads, length, head_size]
+    ids_type        of input_ids, attention_mask and position_ids
+    attention_mask  whether it takes one, [rows, past + new]: 0 hides a cell
+    position_ids    whether it takes them; else it works positions out by itself
+    cache_branch    whether it is a merged decoder, which is told by use_cache_branch if there is a past
+    hidden_states   whether it gives them, after the last norm
+    """
+
+    file: str
+    data_files: tuple[str, ...]
+    cache: CacheLayout
+    ids_type: IdsType
+    attention_mask: bool
+    position_ids: bool
+    cache_branch: bool
+    hidden_states: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """A known answer that shows the tokenizer and the weights belong together.
 
@@ -143,6 +181,7 @@ class Manifest:
     parity         "skipped" where nothing was measured
     quality        of a bundle that is not fp32; None where nothing was measured. A bundle with two graphs has
                    that of the one that loses more
+    portable       of the portable dialect: how its graph is spoken to; None for the fused one
     """
 
     architecture: Architecture
@@ -156,6 +195,7 @@ class Manifest:
     parity: Parity | Literal["skipped"]
     notes: tuple[str, ...] = ()
     quality: Quality | None = None
+    portable: PortableGraph | None = None
     schema_version: str = field(default=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}")
 
     @property
@@ -169,8 +209,15 @@ class Manifest:
         return PREFILL_GRAPH_NAME in self.files
 
     @property
+    def graph_name(self) -> str:
+        """The graph's file."""
+        return GRAPH_NAME if self.portable is None else self.portable.file
+
+    @property
     def data_names(self) -> tuple[str, ...]:
         """The files that hold weights. decoder.onnx refers to the first one only, prefill.onnx to both."""
+        if self.portable is not None:
+            return self.portable.data_files
         return (WEIGHTS_NAME, PREFILL_WEIGHTS_NAME) if self.fast_prefill else (WEIGHTS_NAME,)
 
     @property

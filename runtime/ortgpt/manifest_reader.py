@@ -14,20 +14,22 @@ from typing import Any
 
 from ortgpt.errors import BundleError
 from ortgpt.manifest import (
+    CACHE_LAYOUTS,
+    DIALECTS,
     GENERATION_CONFIG_NAME,
-    GRAPH_NAME,
+    IDS_TYPES,
     MAX_MANIFEST_BYTES,
     PRECISIONS,
     PREFILL_GRAPH_NAME,
     PREFILL_WEIGHTS_NAME,
     SCHEMA_MAJOR,
     TOKENIZER_NAME,
-    WEIGHTS_NAME,
     Architecture,
     FileEntry,
     Manifest,
     Parity,
     Perplexity,
+    PortableGraph,
     Probe,
     Provenance,
     Quality,
@@ -79,7 +81,7 @@ class _Reader:
         manifest = Manifest(
             schema_version=str(data.get("schema_version")),
             architecture=self._architecture(sections["architecture"]),
-            dialect=self._one_of(data, "dialect", ("fused",)),
+            dialect=self._one_of(data, "dialect", DIALECTS),
             precision=self._one_of(data, "precision", PRECISIONS),
             block_size=None if data.get("block_size") is None else self._int(data, "block_size", 1),
             row_invariant=self._bool(data, "row_invariant"),
@@ -89,6 +91,9 @@ class _Reader:
             parity="skipped" if parity == "skipped" else self._parity(self._section(data, "parity")),
             notes=self._notes(data.get("notes", [])),
             quality=None if data.get("quality") is None else self._quality(self._section(data, "quality")),
+            portable=None
+            if data.get("portable") is None
+            else self._portable(self._section(data, "portable")),
         )
         self._check_whole(manifest)
         if self.problems:
@@ -123,12 +128,17 @@ class _Reader:
             model_type=self._str(data, "model_type", "architecture."),
             bos_token_id=None if bos is None else self._int(data, "bos_token_id", 0, where="architecture."),
             eos_token_ids=self._ids(data, "eos_token_ids", "architecture."),
+            kv_heads=None
+            if data.get("kv_heads") is None
+            else self._int(data, "kv_heads", 1, 2**31 - 1, "architecture."),
             **counts,
         )
 
     def _check_whole(self, manifest: Manifest) -> None:
         shape = manifest.architecture
-        if shape.heads * shape.head_size != shape.width:
+        if shape.heads % shape.cache_heads:
+            self.problems.append(f"{shape.heads} heads can't share {shape.cache_heads} of keys and values")
+        if manifest.dialect == "fused" and shape.heads * shape.head_size != shape.width:
             self.problems.append(
                 f"{shape.heads} heads of size {shape.head_size} do not make width {shape.width}"
             )
@@ -139,9 +149,14 @@ class _Reader:
         ids = (*shape.eos_token_ids, *manifest.probe.token_ids, manifest.probe.argmax)
         if any(i >= shape.vocab_size for i in ids) or (shape.bos_token_id or 0) >= shape.vocab_size:
             self.problems.append("a token id is outside the vocabulary")
-        for name in (GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME, GENERATION_CONFIG_NAME):
+        if (manifest.portable is not None) != (manifest.dialect == "portable"):
+            self.problems.append("portable must be there for the portable dialect, and for no other")
+        needed = [manifest.graph_name, *manifest.data_names, TOKENIZER_NAME]
+        if manifest.dialect == "fused":
+            needed.append(GENERATION_CONFIG_NAME)
+        for name in needed:
             if name not in manifest.files:
-                self.problems.append(f"files does not list {name}")
+                self.problems.append(f"files does not list {name[:80]}")
         if (PREFILL_GRAPH_NAME in manifest.files) != (PREFILL_WEIGHTS_NAME in manifest.files):
             self.problems.append(
                 f"files lists one of {PREFILL_GRAPH_NAME} and {PREFILL_WEIGHTS_NAME}, not both"
@@ -196,6 +211,17 @@ class _Reader:
             else self._perplexity(self._section(data, "perplexity", where)),
         )
 
+    def _portable(self, data: dict[str, Any]) -> PortableGraph:
+        where = "portable."
+        flags = ("attention_mask", "position_ids", "cache_branch", "hidden_states")
+        return PortableGraph(
+            file=self._str(data, "file", where),
+            data_files=self._strings(data, "data_files", where),
+            cache=self._one_of(data, "cache", CACHE_LAYOUTS, where),
+            ids_type=self._one_of(data, "ids_type", IDS_TYPES, where),
+            **{name: self._bool(data, name, where) for name in flags},
+        )
+
     def _perplexity(self, data: dict[str, Any]) -> Perplexity:
         where = "quality.perplexity."
         return Perplexity(
@@ -245,10 +271,17 @@ class _Reader:
             return ()
         return tuple(value)
 
-    def _bool(self, data: dict[str, Any], name: str) -> bool:
+    def _strings(self, data: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
+        value = data.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.problems.append(f"{where}{name} must be a list of strings")
+            return ()
+        return tuple(value)
+
+    def _bool(self, data: dict[str, Any], name: str, where: str = "") -> bool:
         value = data.get(name)
         if not isinstance(value, bool):
-            self.problems.append(f"{name} must be true or false")
+            self.problems.append(f"{where}{name} must be true or false")
         return value is True
 
     def _ids(self, data: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
@@ -260,9 +293,9 @@ class _Reader:
             return ()
         return tuple(value)
 
-    def _one_of(self, data: dict[str, Any], name: str, legal: tuple[Any, ...]) -> Any:
+    def _one_of(self, data: dict[str, Any], name: str, legal: tuple[Any, ...], where: str = "") -> Any:
         value = data.get(name)
         if value not in legal:
-            self.problems.append(f"{name} must be one of {', '.join(legal)}")
+            self.problems.append(f"{where}{name} must be one of {', '.join(legal)}")
             return legal[0]
         return value

@@ -172,7 +172,7 @@ class Cache:
             "use fewer rows (n, or prompts in one batch) or fewer tokens",
         )
         # Zeros, not empty: untouched pages cost nothing, and no stray NaN can reach a masked product.
-        return np.zeros((2 * shape.layers, rows, shape.heads, capacity, shape.cache_head_size), kind)
+        return np.zeros((2 * shape.layers, rows, shape.cache_heads, capacity, shape.cache_head_size), kind)
 
     def _move_to(self, grown: Cells) -> None:
         used = self.longest
