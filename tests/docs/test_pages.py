@@ -168,6 +168,7 @@ def test_the_architecture_names_every_port_of_the_graph() -> None:
         manifest.Parity,
         manifest.Quality,
         manifest.Perplexity,
+        manifest.PortableGraph,
     ],
 )
 def test_the_architecture_names_every_field_of_the_manifest(owner) -> None:
