@@ -12,30 +12,21 @@ from ortgpt.interfaces import Floats, Ids, Outputs
 class CollectedOutputs:
     """What one `extend` returns. widths: new tokens of each row."""
 
-    def __init__(self, widths: list[int], outputs: Literal["last", "all"]) -> None:
-        self._shape = (len(widths), max(widths))
-        self._outputs = outputs
-        self._logits: Floats | None = None
+    def __init__(self, widths: list[int], outputs: Literal["last", "all"], vocab_size: int) -> None:
+        rows, self._longest = len(widths), max(widths)
+        num_outputs = self._longest if outputs == "all" else 1
+        self._logits: Floats = np.zeros((rows, num_outputs, vocab_size), np.float32)
         self._hidden: Floats | None = None
 
-    def add(self, rows: slice | Ids, begin: int, count: int, part: Outputs, *, is_end: bool) -> None:
-        """Take over the first `count` outputs of a run that gave these rows new tokens from `begin` on.
+    def add_logits(self, rows: slice | Ids, begin: int, logits: Floats) -> None:
+        """(rows, outputs, vocab): of these rows, from output `begin` on."""
+        self._logits[rows, begin : begin + logits.shape[1]] = logits
 
-        is_end: these are the rows' last new tokens; only then is there something to take of "last"
-        """
-        num_rows, longest = self._shape
-        if self._logits is None:
-            num_outputs = longest if self._outputs == "all" else 1
-            self._logits = np.zeros((num_rows, num_outputs, part.logits.shape[2]), np.float32)
-        if self._outputs == "all":
-            self._logits[rows, begin : begin + count] = part.logits[:, :count]
-        elif is_end:
-            self._logits[rows] = part.logits
-        if part.hidden is not None:
-            if self._hidden is None:
-                self._hidden = np.zeros((num_rows, longest, part.hidden.shape[2]), np.float32)
-            self._hidden[rows, begin : begin + count] = part.hidden[:, :count]
+    def add_hidden(self, rows: slice | Ids, begin: int, hidden: Floats) -> None:
+        """(rows, width, n_embd): of these rows, from new token `begin` on."""
+        if self._hidden is None:
+            self._hidden = np.zeros((len(self._logits), self._longest, hidden.shape[2]), np.float32)
+        self._hidden[rows, begin : begin + hidden.shape[1]] = hidden
 
     def outputs(self) -> Outputs:
-        assert self._logits is not None  # extend has at least one run
         return Outputs(self._logits, self._hidden)

@@ -15,7 +15,7 @@ from ortgpt.graph_contract import has_shared_rows
 from ortgpt.inference.bound_step import BoundStep, StepKey
 from ortgpt.inference.cache import Cache
 from ortgpt.inference.collected_outputs import CollectedOutputs
-from ortgpt.inference.plan import Call, plan_calls
+from ortgpt.inference.plan import DEFAULT_CHUNK, Call, plan_calls
 from ortgpt.inference.session import Session
 from ortgpt.inference.verb_checks import (
     check_chosen,
@@ -27,8 +27,6 @@ from ortgpt.inference.verb_checks import (
 from ortgpt.interfaces import Capabilities, Ids, Outputs
 from ortgpt.manifest import Manifest
 
-# Attention takes a third less time in pieces of 256 tokens than whole; the products hardly mind.
-DEFAULT_CHUNK = 256
 # New tokens, of all rows together, from which a call runs on the second graph. Its products take 1.2 to 1.6
 # times as long as the first one's at one token, and about half as long from 8 on. In between, where it gains
 # less, beams and drafts keep the finer rounding of the first.
@@ -104,11 +102,16 @@ class FusedDecoder:
             states = None if run.hidden is None else run.hidden[:, :longest]
             found = Outputs(run.logits[:, :longest] if outputs == "all" else run.logits, states)
         else:
-            collected = CollectedOutputs(widths, outputs)
+            collected = CollectedOutputs(widths, outputs, self.vocab_size)
             for call in calls:
                 part = self._run(call, new, outputs, hidden, siblings)
-                rows = slice(call.first, call.last)
-                collected.add(rows, call.begin, max(call.counts), part, is_end=call.is_end)
+                rows, taken = slice(call.first, call.last), max(call.counts)
+                if outputs == "all":
+                    collected.add_logits(rows, call.begin, part.logits[:, :taken])
+                elif call.is_end:
+                    collected.add_logits(rows, 0, part.logits)
+                if part.hidden is not None:
+                    collected.add_hidden(rows, call.begin, part.hidden[:, :taken])
             found = collected.outputs()
         self._added, self._siblings = widths, siblings
         return found

@@ -90,16 +90,23 @@ class Session:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
                 for name in manifest.data_names:
                     (weights_folder / name).touch()  # is looked for even though it is not read
-            self._session: Any = self._build(graph, weights_folder, initializers or {})
+            self._session: Any = self._build(graph, weights_folder, manifest, initializers or {})
         self._process = os.getpid()
 
-    def _build(self, graph: bytes, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]) -> Any:
+    def _build(
+        self,
+        graph: bytes,
+        weights_folder: Path,
+        manifest: Manifest,
+        initializers: Mapping[str, NDArray[Any]],
+    ) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # The graph is written as it is to be run: onnxruntime would fuse sums and norms into slower ones.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if manifest.dialect == "fused":
+            # It is written as it is to be run: onnxruntime would fuse sums and norms into slower ones.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )
