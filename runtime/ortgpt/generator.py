@@ -77,7 +77,7 @@ def load(
     bundle = open_bundle(path, verify=verify)
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    check_room(bundle.manifest, fast_prefill=fast_prefill)
+    check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
 
     def make_session(graph: bytes, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.

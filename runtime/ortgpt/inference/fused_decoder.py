@@ -52,7 +52,7 @@ class FusedDecoder:
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
         self._wide = wide
-        self._cache = Cache(manifest.architecture, rows, manifest.element_type)
+        self._cache = Cache(manifest.architecture, rows, manifest.element_type, session.memory)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._last_step: BoundStep | None = None
         # The last widths, whether siblings, and their calls.
