@@ -318,4 +318,3 @@ def default_threads() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))  # "max" is a ValueError: no quota
     return count
-
