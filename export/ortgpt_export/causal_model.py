@@ -40,7 +40,8 @@ MAX_NAMES = 5  # that one message lists
 class CausalConfig:
     """What the manifest says of a model that its graph does not.
 
-    notes  what was dropped or replaced, one sentence each
+    attention  transformers' name of the way in which attention has to be computed; None: any is right
+    notes      what was dropped or replaced, one sentence each
     """
 
     model_type: str
@@ -49,6 +50,7 @@ class CausalConfig:
     vocab_size: int
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    attention: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -89,6 +91,7 @@ def read_causal_config(staged: Path, directory: Path) -> CausalConfig:
         vocab_size=vocab_size,
         bos_token_id=bos,
         eos_token_ids=eos,
+        attention="eager" if _is_scaled(config) else None,
         notes=tuple(notes),
     )
 
@@ -170,6 +173,15 @@ def _size(config: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
         raise CheckpointError(f"config.json: {name} = {shown(value)} is not between 1 and {MAX_SIZE}")
     return value
+
+
+def _is_scaled(config: Any) -> bool:
+    """Whether scores of attention are treated in a way that the fused attention of torch ignores."""
+    return (
+        not getattr(config, "scale_attn_weights", True)
+        or getattr(config, "scale_attn_by_inverse_layer_idx", False)
+        or getattr(config, "attn_logit_softcapping", None) is not None
+    )
 
 
 def _check_rope(config: Any) -> None:

@@ -147,6 +147,6 @@ def open_optimum_job(
         tokenizer = read_tokenizer(directory, config.vocab_size)
         provenance = describe_source()
         progress("trace", 0, 1)
-        graph = TracedGraph(trace(staged, traced, verbose=verbose))
+        graph = TracedGraph(trace(staged, traced, attention=config.attention, verbose=verbose))
         progress("trace", 1, 1)
         yield OptimumJob(tokenizer, provenance, progress, directory, staged, config, graph)

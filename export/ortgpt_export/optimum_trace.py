@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ortgpt.checks import shown
 from ortgpt.errors import CheckpointError, MissingExtraError
@@ -36,15 +35,18 @@ def check_family(staged: Path) -> None:
         )
 
 
-def trace(staged: Path, folder: Path, *, verbose: bool = False) -> Path:
+def trace(staged: Path, folder: Path, *, attention: str | None = None, verbose: bool = False) -> Path:
     """Let Optimum write the graph of a staged checkpoint into `folder`; returns its path.
 
-    verbose  let through what Optimum and torch have to say. Raises CheckpointError when they fail.
+    attention  see load_causal_model
+    verbose    let through what Optimum and torch have to say
+
+    Raises CheckpointError when they fail.
     """
     from optimum.exporters.onnx import onnx_export_from_model
 
     # What Optimum's main_export does, but for the loading: that would take a pickle, and any attention.
-    model = load_causal_model(staged, attention=_attention(staged))
+    model = load_causal_model(staged, attention=attention)
     try:
         with kept_quiet(verbose=verbose):
             onnx_export_from_model(model, folder, task=TASK, do_validation=False, no_post_process=True)
@@ -59,13 +61,6 @@ def trace(staged: Path, folder: Path, *, verbose: bool = False) -> Path:
     if not path.exists():
         raise CheckpointError(f"Optimum exports this {model.config.model_type} as several graphs")
     return path
-
-
-def _attention(staged: Path) -> str | None:
-    """The way in which attention is traced: transformers' choice, where that honours config.json."""
-    config: dict[str, Any] = read_object(staged / CONFIG_NAME)
-    is_scaled = config.get("scale_attn_weights", True)
-    return "eager" if not is_scaled or config.get("scale_attn_by_inverse_layer_idx") else None
 
 
 def _is_there(package: str) -> bool:
