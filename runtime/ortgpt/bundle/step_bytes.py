@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ortgpt.bundle.graph_check import tensor_bytes
+from ortgpt.bundle.tensors_check import tensor_bytes
 from ortgpt.bundle.wire import Model
 
 LOOKUPS = ("Gather", "GatherBlockQuantized")

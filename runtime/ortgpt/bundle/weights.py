@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ortgpt.bundle.bundle import Bundle
 from ortgpt.bundle.files import FileIdentity, open_regular, unreadable
-from ortgpt.bundle.graph_check import ELEMENT_TYPES, external_range
+from ortgpt.bundle.tensors_check import ELEMENT_TYPES, external_range
 from ortgpt.bundle.wire import Tensor, read_model
 from ortgpt.errors import BundleIntegrityError
 
