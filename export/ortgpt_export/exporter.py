@@ -58,7 +58,8 @@ def export_checkpoint(
     precision          "fp32", "fp16", "int8", "int8-dynamic" or "int4": see docs/precision.md. Via "optimum"
                        "fp32" or "int8-dynamic"
     row_invariant      quantise so that a row's numbers never depend on the rows beside it
-    fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens; with "int8"
+    fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens;
+                       with "int8" and "int4"
     via                "graph": the fused graph, of GPT-2, without torch. "optimum": what Optimum makes, of
                        GPT-2 and other families, by way of torch
     verify             compare the bundle with "numpy" (GPT-2 only) or "torch" (transformers), or "none"; a

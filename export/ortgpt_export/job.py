@@ -124,34 +124,46 @@ class GraphJob(Job):
         scheme: Scheme,
         *,
         weights: Mapping[str, Floats] | None = None,
+        wide: Mapping[str, Floats] | None = None,
         stage: Stage = "write",
     ) -> Manifest:
-        """See Job. weights: what is stored; None: the checkpoint's."""
+        """See Job.
+
+        weights  what is stored; None: the checkpoint's
+        wide     what the second graph stores, if the scheme has one; None: the same
+        """
         bundle.reserve(
             data_bytes(self.config, self.weights.nbytes) + len(self.tokenizer.json) + SMALL_FILES_BYTES
         )
-        self._write_graphs(bundle, scheme, self.weights if weights is None else weights, stage)
+        stored = self.weights if weights is None else weights
+        self._write_graphs(bundle, scheme, stored, stored if wide is None else wide, stage)
         return self.finish(bundle, scheme, self.probe, self.config.notes)
 
     def write_calibrated(self, bundle: BundleWriter, scheme: Scheme, reference: ortgpt.Model) -> Manifest:
-        weights, prepared = prepare(self.weights, self.config, scheme, reference, self.progress)
-        manifest = self.write(bundle, prepared, weights=weights)
+        prepared = prepare(self.weights, self.config, scheme, reference, self.progress)
+        manifest = self.write(bundle, prepared.scheme, weights=prepared.weights, wide=prepared.wide)
         if scheme.element_type == "float16":
             check_range(self.weights, self.config, reference, self.progress)
         return manifest
 
     def _write_graphs(
-        self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats], stage: Stage
+        self,
+        bundle: BundleWriter,
+        scheme: Scheme,
+        weights: Mapping[str, Floats],
+        wide: Mapping[str, Floats],
+        stage: Stage,
     ) -> None:
         """The graph with its data file, and the scheme's second graph, which takes from there what it can."""
-        graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme)]
-        if wide := scheme.wide():
-            graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide))
+        graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme, weights)]
+        if wide_scheme := scheme.wide():
+            graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide_scheme, wide))
+        own = () if wide is weights else [name for name in wide if (wide[name] != weights[name]).any()]
         graph = b""
-        for graph_name, data_name, form in graphs:
+        for graph_name, data_name, form, values in graphs:
             with bundle.file(data_name) as data_file:
                 graph = write_graph(
-                    weights,
+                    values,
                     self.config,
                     self.architecture,
                     data_file,
@@ -159,6 +171,7 @@ class GraphJob(Job):
                     scheme=form,
                     location=data_name,
                     beside=graph,
+                    own=own,
                     on_bytes=Counter(stage, self.weights.nbytes, self.progress),
                 )
             bundle.add(graph_name, graph)

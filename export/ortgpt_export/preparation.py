@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import ortgpt
 from ortgpt.interfaces import Floats
@@ -22,21 +23,28 @@ from ortgpt_export.smoothing import SmoothedWeights
 CALIBRATION_SEED, CALIBRATION_TEXTS, GPTQ_TEXTS = 1_000_000, 8, 32
 
 
+class Prepared(NamedTuple):
+    """weights as they are to be stored, those of a second graph, and the scheme with what is rounded."""
+
+    weights: Mapping[str, Floats]
+    wide: Mapping[str, Floats]
+    scheme: Scheme
+
+
 def prepare(
     weights: Mapping[str, Floats],
     config: GPT2Config,
     scheme: Scheme,
     reference: ortgpt.Model,
     progress: Progress,
-) -> tuple[Mapping[str, Floats], Scheme]:
-    """The weights as they are to be stored, and the scheme with those that are quantised already.
-
-    Outliers are moved into the weights first, then GPTQ rounds them, each where the scheme asks for it.
-    """
+) -> Prepared:
+    """Outliers are moved into the weights first, then GPTQ rounds them, each where the scheme asks for it."""
+    wide = weights
     on_text = partial(progress, "calibrate")
-    if scheme.moves_outliers:
+    if scheme.moves_outliers or scheme.wide_layers is not None:
         texts = sample_texts(reference, num_texts=CALIBRATION_TEXTS, seed=CALIBRATION_SEED)
-        weights = SmoothedWeights(weights, config, observe(weights, config, texts, on_text))
+        wide = SmoothedWeights(weights, config, observe(weights, config, texts, on_text))
+        weights = wide if scheme.moves_outliers else weights
     layers = scheme.layers
     if isinstance(layers, BlockMatrices) and layers.method == "gptq":
         texts = sample_texts(reference, num_texts=GPTQ_TEXTS, seed=CALIBRATION_SEED)
@@ -46,13 +54,11 @@ def prepare(
             texts,
             bits=layers.bits,
             block_size=layers.block_size,
-            # A second graph has the same biases for other weights.
-            moves_biases=scheme.wide_layers is None,
             on_layer=on_text,
         )
         weights = WithBiases(weights, found.biases)
         scheme = replace(scheme, layers=replace(layers, found=found.blocks))
-    return weights, scheme
+    return Prepared(weights, wide, scheme)
 
 
 def check_range(
