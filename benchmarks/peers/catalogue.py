@@ -37,6 +37,7 @@ class System:
 
 
 def ours(name: str, precision: str, grade: str) -> System:
+    """precision: with +fast behind it, exported with --fast-prefill."""
     return System(name, "ortgpt_engine", OURS, f"ortgpt-{precision}", grade)
 
 
@@ -60,6 +61,7 @@ SYSTEMS = (
     ours("ortgpt int8", "int8", "int8"),
     ours("ortgpt int8-dynamic", "int8-dynamic", "int8"),
     ours("ortgpt int4", "int4", "int4"),
+    ours("ortgpt int4 fast", "int4+fast", "int4"),
     System("transformers", "transformers_engine", "transformers", "", "fp32"),
     System("optimum-onnx", "optimum_engine", "optimum", "optimum", "fp32"),
     System("CTranslate2 fp32", "ctranslate2_engine", "ctranslate2", "ctranslate2-fp32", "fp32"),

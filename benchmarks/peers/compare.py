@@ -4,6 +4,8 @@ make peers                                                          everything, 
 python benchmarks/peers/compare.py --only openvino llama --rounds 3     some of the peers
 python benchmarks/peers/compare.py --figures prefill --bundle mine=DIR  a bundle of your own
 
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/peers/compare.py    all of them in huge pages
+
 Environments, checkpoint and converted models are kept in build/. Progress goes to stderr, tables to stdout,
 one JSON line last. A missed target is no failure.
 """
@@ -68,6 +70,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "plan": asdict(plan),
         "machine": describe_machine(()),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "packages": {name: installed_versions(name) for name in sorted({s.environment for s in systems})},
     }
     print(json_line(about | summary))

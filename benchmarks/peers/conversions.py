@@ -39,13 +39,15 @@ def convert(model: str, checkpoint: Path, home: Path) -> Path:
 
 def _to_ortgpt(precision: str, checkpoint: Path, directory: Path) -> None:
     """With the interpreter and the sources that run this program, anew when the sources change."""
-    stamp, origin = directory.with_suffix(".made-from"), digest_of_sources()
+    stamp, origin = directory.with_name(f"{directory.name}.made-from"), digest_of_sources()
     if directory.exists() and stamp.exists() and stamp.read_text() == origin:
         return
     say(f"exporting {directory.name}")
+    precision, _, is_fast = precision.partition("+")
     command = [sys.executable, "-m", "ortgpt", "export", str(checkpoint), "-o", str(directory)]
+    command += ["--precision", precision, *(["--fast-prefill"] if is_fast else [])]
     done = subprocess.run(
-        [*command, "--precision", precision, "--verify", "none", "--force", "--quiet"],
+        [*command, "--verify", "none", "--force", "--quiet"],
         stdout=sys.stderr,
         stderr=subprocess.PIPE,
     )

@@ -58,15 +58,13 @@ def calibrate(
     *,
     bits: int,
     block_size: int,
-    moves_biases: bool = True,
     on_layer: OnText = lambda *_: None,
 ) -> Calibrated:
     """Quantise all linear layers for what they get when the model reads these texts (token ids).
 
-    moves_biases  whether biases make up for what rounding adds to the mean; if not, all stay as they are
-    on_layer      is told (layers done, all of them)
+    on_layer  is told (layers done, all of them)
     """
-    calibration = _Calibration(weights, config, texts, bits, block_size, moves_biases)
+    calibration = _Calibration(weights, config, texts, bits, block_size)
     values = calibration.embeddings()
     for layer in range(config.n_layer):
         values = calibration.block(layer, values)
@@ -92,7 +90,6 @@ class _Calibration:
         texts: Sequence[Sequence[int]],
         bits: int,
         block_size: int,
-        moves_biases: bool,
     ) -> None:
         self.found = Calibrated({}, {})
         self._weights = weights
@@ -100,7 +97,6 @@ class _Calibration:
         self._texts = texts
         self._bits = bits
         self._block_size = block_size
-        self._moves_biases = moves_biases
 
     def embeddings(self) -> _Pair:
         """All texts' token and position vectors, one text behind the other."""
@@ -133,18 +129,16 @@ class _Calibration:
         if onto is not None:
             wanted, start = onto.exact + wanted, onto.stored + bias
         x = inputs.stored
-        centred: Floats = x - x.mean(axis=0) if self._moves_biases else x
+        centred: Floats = x - x.mean(axis=0)
         moments: Floats = centred.T @ centred / np.float32(len(x))  # (in, in)
         if not np.isfinite(moments).all():
             raise CheckpointError(f"what goes into {name} is not finite: the model can't be calibrated")
         missing = wanted - start - x @ weight  # (tokens, out)
         moved = weight + _least_squares(moments, centred.T @ missing / np.float32(len(x)))
         stored = start + x @ self._round(name, moved, moments)
-        if self._moves_biases:
-            shift = (wanted - stored).mean(axis=0)
-            self.found.biases[name + ".bias"] = bias + shift
-            stored = stored + shift
-        return _Pair(wanted, stored)
+        shift = (wanted - stored).mean(axis=0)
+        self.found.biases[name + ".bias"] = bias + shift
+        return _Pair(wanted, stored + shift)
 
     def _round(self, name: str, weight: Floats, moments: Floats) -> Floats:
         """Keep the weight (in, out) as blocks, with its heads padded; returns what the blocks stand for."""

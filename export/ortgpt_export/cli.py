@@ -55,7 +55,7 @@ def export(
     fast_prefill: Annotated[
         bool,
         typer.Option(
-            "--fast-prefill", help="A second copy of the layers, for prompts and batches; int8 only."
+            "--fast-prefill", help="A second copy of the layers, for prompts and batches; int8 and int4."
         ),
     ] = False,
     via: Annotated[Via, typer.Option(help="How the graph is made; only graph so far.")] = Via.GRAPH,

@@ -50,7 +50,8 @@ def export_checkpoint(
     output             the bundle's directory; written whole or not at all
     precision          "fp32", "fp16", "int8", "int8-dynamic" or "int4": see docs/precision.md
     row_invariant      quantise so that a row's numbers never depend on the rows beside it
-    fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens; with "int8"
+    fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens;
+                       with "int8" and "int4"
     verify             compare the bundle with "numpy" or "torch" (transformers), or "none"; a quantised one
                        also with the fp32 model, over whole distributions
     perplexity_text    a text file whose perplexity under the bundle and under fp32 goes into the manifest

@@ -8,7 +8,7 @@ is made is the scheme's. The head runs at output_positions only and shares the e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import BinaryIO
 
 from ortgpt.errors import MissingExtraError
@@ -65,17 +65,18 @@ def write_graph(
     scheme: Scheme = SCHEMES["fp32"],
     location: str = WEIGHTS_NAME,
     beside: bytes = b"",
+    own: Collection[str] = (),
     on_bytes: OnBytes = lambda _: None,
 ) -> bytes:
     """Write the weights into data_file, tensor by tensor; returns the serialised graph.
 
     data_file becomes the file named `location` beside the graph. ragged_widths adds the input query_seqlens,
     which onnxruntime knows from 1.32 on. on_bytes is told of each weight of the checkpoint, once it is
-    written. beside: another serialised graph of the same weights; what both hold in the same form stays in
-    that one's data file, and this one refers to it there.
+    written. beside: another serialised graph of the same weights, but for those named in `own`; what both
+    hold in the same form stays in that one's data file, and this one refers to it there.
     """
     kind = scheme.element_type
-    written = ModelProto.FromString(beside).graph.initializer
+    written = [one for one in ModelProto.FromString(beside).graph.initializer if one.name not in own]
     writer = GraphWriter(data_file, on_bytes, kind, location=location, written=written)
     _Author(weights, config, writer, scheme, ragged_widths).write()
     graph = helper.make_graph(

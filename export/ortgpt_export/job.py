@@ -70,17 +70,20 @@ class Job:
         scheme: Scheme,
         weights: Mapping[str, Floats] | None = None,
         *,
+        wide: Mapping[str, Floats] | None = None,
         stage: Stage = "write",
     ) -> Manifest:
         """Write all files; afterwards the bundle's directory can be loaded. Returns its manifest, unverified.
 
         weights  what is stored; None: the checkpoint's
+        wide     what the second graph stores, if the scheme has one; None: the same
         stage    as which progress is reported
         """
         bundle.reserve(
             data_bytes(self.config, self.weights.nbytes) + len(self.tokenizer.json) + SMALL_FILES_BYTES
         )
-        self._write_graphs(bundle, scheme, self.weights if weights is None else weights, stage)
+        stored = self.weights if weights is None else weights
+        self._write_graphs(bundle, scheme, stored, stored if wide is None else wide, stage)
         bundle.add(TOKENIZER_NAME, self.tokenizer.json)
         ids = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.config.eos_token_ids)}
         bundle.add(GENERATION_CONFIG_NAME, (json.dumps(ids, indent=2) + "\n").encode("utf-8"))
@@ -100,17 +103,23 @@ class Job:
         return manifest
 
     def _write_graphs(
-        self, bundle: BundleWriter, scheme: Scheme, weights: Mapping[str, Floats], stage: Stage
+        self,
+        bundle: BundleWriter,
+        scheme: Scheme,
+        weights: Mapping[str, Floats],
+        wide: Mapping[str, Floats],
+        stage: Stage,
     ) -> None:
         """The graph with its data file, and the scheme's second graph, which takes from there what it can."""
-        graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme)]
-        if wide := scheme.wide():
-            graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide))
+        graphs = [(GRAPH_NAME, WEIGHTS_NAME, scheme, weights)]
+        if wide_scheme := scheme.wide():
+            graphs.append((PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, wide_scheme, wide))
+        own = () if wide is weights else [name for name in wide if (wide[name] != weights[name]).any()]
         graph = b""
-        for graph_name, data_name, form in graphs:
+        for graph_name, data_name, form, values in graphs:
             with bundle.file(data_name) as data_file:
                 graph = write_graph(
-                    weights,
+                    values,
                     self.config,
                     self.architecture,
                     data_file,
@@ -118,6 +127,7 @@ class Job:
                     scheme=form,
                     location=data_name,
                     beside=graph,
+                    own=own,
                     on_bytes=Counter(stage, self.weights.nbytes, self.progress),
                 )
             bundle.add(graph_name, graph)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import ortgpt
 from ortgpt.interfaces import Floats
@@ -37,8 +38,8 @@ def write_quantised(
     if text is not None:
         text.check_length(job.tokenizer.loaded)
     with _no_advice(), _fp32_model(job, bundle) as reference:
-        weights, scheme = _prepared(job, scheme, reference)
-        manifest = job.write(bundle, scheme, weights)
+        prepared = _prepared(job, scheme, reference)
+        manifest = job.write(bundle, prepared.scheme, prepared.weights, wide=prepared.wide)
         if scheme.element_type == "float16":
             _check_range(job, reference)
         with _loaded(bundle) as model:
@@ -104,16 +105,23 @@ def _fp32_model(job: Job, bundle: BundleWriter) -> Iterator[ortgpt.Model]:
             yield model
 
 
-def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> tuple[Mapping[str, Floats], Scheme]:
-    """The weights as they are to be stored, and the scheme with those that are quantised already.
+class _Prepared(NamedTuple):
+    """weights as they are to be stored, those of a second graph, and the scheme with what is rounded."""
 
-    Outliers are moved into the weights first, then GPTQ rounds them, each where the scheme asks for it.
-    """
+    weights: Mapping[str, Floats]
+    wide: Mapping[str, Floats]
+    scheme: Scheme
+
+
+def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> _Prepared:
+    """Outliers are moved into the weights first, then GPTQ rounds them, each where the scheme asks for it."""
     weights: Mapping[str, Floats] = job.weights
+    wide = weights
     on_text = partial(job.progress, "calibrate")
-    if scheme.moves_outliers:
+    if scheme.moves_outliers or scheme.wide_layers is not None:
         texts = sample_texts(reference, num_texts=CALIBRATION_TEXTS, seed=CALIBRATION_SEED)
-        weights = SmoothedWeights(weights, job.config, observe(weights, job.config, texts, on_text))
+        wide = SmoothedWeights(weights, job.config, observe(weights, job.config, texts, on_text))
+        weights = wide if scheme.moves_outliers else weights
     layers = scheme.layers
     if isinstance(layers, BlockMatrices) and layers.method == "gptq":
         texts = sample_texts(reference, num_texts=GPTQ_TEXTS, seed=CALIBRATION_SEED)
@@ -123,13 +131,11 @@ def _prepared(job: Job, scheme: Scheme, reference: ortgpt.Model) -> tuple[Mappin
             texts,
             bits=layers.bits,
             block_size=layers.block_size,
-            # A second graph has the same biases for other weights.
-            moves_biases=scheme.wide_layers is None,
             on_layer=on_text,
         )
         weights = WithBiases(weights, found.biases)
         scheme = replace(scheme, layers=replace(layers, found=found.blocks))
-    return weights, scheme
+    return _Prepared(weights, wide, scheme)
 
 
 def _check_range(job: Job, reference: ortgpt.Model) -> None:

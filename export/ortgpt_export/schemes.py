@@ -20,7 +20,8 @@ class Scheme:
     positions       the position table
     block_size      of the layers, for the manifest; None: not in blocks
     row_invariant   whether a row's results are the same bits beside other rows
-    moves_outliers  whether large activations are first moved into the weights, by a calibration
+    moves_outliers  whether large activations are first moved into the weights, by a calibration; the second
+                    graph's always are
     """
 
     precision: Precision
@@ -68,9 +69,8 @@ SCHEMES: dict[Precision, Scheme] = {
     # A head of 4 bits would lose more than all layers do: their products add up, the head's are the logits.
     "int4": Scheme(precision="int4", layers=_INT4, table=_INT8, positions=_INT8, block_size=_INT4.block_size),
 }
-# Precisions to which the layers of int8-dynamic may be added for wide steps. Not int4, whose biases make up
-# for what its own rounding shifts.
-FAST_PREFILL: tuple[Precision, ...] = ("int8",)
+# Precisions to which the layers of int8-dynamic may be added for wide steps.
+FAST_PREFILL: tuple[Precision, ...] = ("int8", "int4")
 # (layers, table)
 _INVARIANT: dict[Precision, tuple[BlockMatrices, BlockMatrices]] = {
     "int8": (_INT8_INVARIANT, _INT8_INVARIANT),
@@ -91,7 +91,7 @@ def choose_scheme(precision: str, *, row_invariant: bool = False, fast_prefill: 
         raise OptionError("fast_prefill", "does not go with row_invariant: all rows of a call share a scale")
     if scheme.precision not in FAST_PREFILL:
         raise OptionError("fast_prefill", f"goes with {' and '.join(FAST_PREFILL)}, not with {precision}")
-    return replace(scheme, wide_layers=SCHEMES["int8-dynamic"].layers, moves_outliers=True)
+    return replace(scheme, wide_layers=SCHEMES["int8-dynamic"].layers)
 
 
 def _choose_layers(precision: str, row_invariant: bool) -> Scheme:

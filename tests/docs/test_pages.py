@@ -147,14 +147,30 @@ def test_the_architecture_names_every_port_of_the_graph() -> None:
         bos_token_id=None,
         eos_token_ids=(),
     )
-    ports = graph_contract.fused_inputs(shape, ragged_widths=True) + graph_contract.fused_outputs(shape)
     section = read("docs/architecture.md").partition("## The graph")[2].partition("\n## ")[0]
-    named = {
-        name
-        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
-        for name in row.strip("`").split("`, `")
-    }
-    assert named == {port.name.replace(".0.", ".{i}.") for port in ports}
+    fused, _, portable = section.partition("\n**portable**")
+    ports = graph_contract.fused_inputs(shape, ragged_widths=True) + graph_contract.fused_outputs(shape)
+    assert named_in(fused) == {port.name.replace(".0.", ".{i}.") for port in ports}
+    ports = []
+    for cache in manifest.CACHE_LAYOUTS:
+        graph = manifest.PortableGraph(
+            file="model.onnx",
+            data_files=(),
+            cache=cache,
+            ids_type="int64",
+            attention_mask=True,
+            position_ids=True,
+            cache_branch=True,
+            hidden_states=True,
+        )
+        ports += graph_contract.portable_inputs(shape, graph) + graph_contract.portable_outputs(shape, graph)
+    assert named_in(portable) == {re.sub(r"_0$", "_{i}", port.name.replace(".0.", ".{i}.")) for port in ports}
+
+
+def named_in(tables: str) -> set[str]:
+    """The names in the first column."""
+    rows = re.findall(r"^\| (`.*?) \|", tables, re.MULTILINE)
+    return set(re.findall(r"`(.*?)`", " ".join(rows)))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +184,7 @@ def test_the_architecture_names_every_port_of_the_graph() -> None:
         manifest.Parity,
         manifest.Quality,
         manifest.Perplexity,
+        manifest.PortableGraph,
     ],
 )
 def test_the_architecture_names_every_field_of_the_manifest(owner) -> None:

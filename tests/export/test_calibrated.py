@@ -80,22 +80,15 @@ def divergence(weights: Weights, stored: Weights, config: GPT2Config) -> float:
     return float(np.concatenate(values).mean())
 
 
-@pytest.mark.parametrize("moves_biases", [True, False])
 @pytest.mark.parametrize("heads", [2, 4], ids=["heads of 16", "heads of 8"])
-def test_new_texts_lose_less_than_with_k_quant(heads, moves_biases, tmp_path) -> None:
+def test_new_texts_lose_less_than_with_k_quant(heads, tmp_path) -> None:
     weights, config = read(tmp_path, n_head=heads, n_layer=3)
-    found = calibrate(
-        weights, config, make_texts(config), bits=4, block_size=BLOCK_SIZE, moves_biases=moves_biases
-    )
+    found = calibrate(weights, config, make_texts(config), bits=4, block_size=BLOCK_SIZE)
     ours = divergence(weights, stored_weights(weights, config, found), config)
     assert ours < 0.8 * divergence(weights, k_quant_weights(weights, config), config)
-    assert bool(found.biases) == moves_biases
 
 
-@pytest.mark.parametrize("moves_biases", [True, False])
-def test_every_layer_is_rounded_for_what_it_gets_in_the_stored_model(
-    moves_biases, tmp_path, monkeypatch
-) -> None:
+def test_every_layer_is_rounded_for_what_it_gets_in_the_stored_model(tmp_path, monkeypatch) -> None:
     weights, config = read(tmp_path)
     texts = make_texts(config)
     rounded_for: list[np.ndarray] = []
@@ -106,7 +99,7 @@ def test_every_layer_is_rounded_for_what_it_gets_in_the_stored_model(
 
     original = calibrated.round_weight
     monkeypatch.setattr(calibrated, "round_weight", round_weight)
-    found = calibrate(weights, config, texts, bits=4, block_size=BLOCK_SIZE, moves_biases=moves_biases)
+    found = calibrate(weights, config, texts, bits=4, block_size=BLOCK_SIZE)
     inputs: dict[str, list[np.ndarray]] = {name: [] for name in layer_names(config)}
     stored = stored_weights(weights, config, found)
     for text in texts:
@@ -114,9 +107,7 @@ def test_every_layer_is_rounded_for_what_it_gets_in_the_stored_model(
     assert len(rounded_for) == 4 * config.n_layer
     for name, moments in zip(layer_names(config), rounded_for, strict=True):
         x = np.concatenate(inputs[name]).astype(np.float64)
-        expected = x.T @ x / len(x)
-        if moves_biases:
-            expected -= np.outer(x.mean(axis=0), x.mean(axis=0))
+        expected = x.T @ x / len(x) - np.outer(x.mean(axis=0), x.mean(axis=0))
         np.testing.assert_allclose(moments, expected, atol=1e-4 * np.abs(expected).max())
 
 

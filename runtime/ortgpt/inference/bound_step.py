@@ -75,17 +75,22 @@ class BoundStep:
         """
         if call is not self._call:
             self._fill_constants(call)
+        befores = lengths.tolist()
         if call.width == 1:
-            self.input_ids[:] = new
-            places = lengths[:, None]
+            # After a run all code is cold, and to fetch NumPy's for whole arrays costs more than this loop.
+            for row, before in enumerate(befores):
+                self.input_ids[row, 0] = new[row][0]
+                self.position_ids[row, 0] = before
+                self.seqlens[row] = before
+            total = max(befores) + 1
         else:
             for row, (ids, count) in enumerate(zip(new, call.counts, strict=True)):
                 self.input_ids[row, :count] = ids[call.begin : call.begin + count]
             places = lengths[:, None] if siblings else lengths[:, None] + self.offsets  # (rows, width)
-        # Padding and spare tokens may lie past the context; their results are thrown away.
-        np.minimum(places, self.last_position, out=self.position_ids)
-        np.add(lengths, self._issued_less_1, out=self.seqlens, casting="same_kind")
-        total = max(self.seqlens.tolist()) + 1
+            # Padding and spare tokens may lie past the context; their results are thrown away.
+            np.minimum(places, self.last_position, out=self.position_ids)
+            self.seqlens[:] = lengths + self._issued_less_1
+            total = max(self.seqlens.tolist()) + 1
         self.total[()] = total
         if not self.has_bias:
             return

@@ -76,7 +76,7 @@ class Cache:
         """Count one token, (rows,), that the graph has written behind the last one of every row."""
         for row, (length, token_id) in enumerate(zip(self.lengths.tolist(), token_ids.tolist(), strict=True)):
             self._tokens[row, length] = token_id
-        self.lengths += 1
+            self.lengths[row] = length + 1
 
     def reorder(self, source_rows: Ids) -> None:
         """Row i continues from row source_rows[i]. Copies only what the row does not hold already."""

@@ -72,6 +72,6 @@ def choose_tokens(rows: Sequence[SampledRow], outputs: Outputs, *, waiting: Coll
             continue
         row.history.append(token_id)
         token_ids[index] = token_id
-        logprobs[index] = raw[token_id] - normaliser
-    sources = np.arange(len(rows))
+        logprobs[index] = float(raw[token_id]) - normaliser
+    sources = np.array(range(len(rows)))
     return Step(np.array(token_ids), sources, np.array(logprobs), outputs.logits[:, -1], errors)
