@@ -63,6 +63,7 @@ _BUILD_LOCK = threading.Lock()
 class Session:
     """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda".
 
+    graph           its bytes, or where it lies
     weights_folder  where onnxruntime finds the data files
     initializers    the same weights as arrays, for files that onnxruntime would not open itself
     on_run          is called after every run, for measurements
@@ -71,7 +72,7 @@ class Session:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: bytes | Path,
         weights_folder: Path,
         manifest: Manifest,
         *,
@@ -93,7 +94,9 @@ class Session:
             self._session: Any = self._build(graph, weights_folder, initializers or {})
         self._process = os.getpid()
 
-    def _build(self, graph: bytes, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]) -> Any:
+    def _build(
+        self, graph: bytes | Path, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]
+    ) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -116,10 +119,11 @@ class Session:
         }
         for name, value in self._initializers.items():
             options.add_initializer(name, value)
+        source = str(graph) if isinstance(graph, Path) else graph
         names = ["CPUExecutionProvider"]
         with _BUILD_LOCK:
             try:
-                session = onnxruntime.InferenceSession(graph, options, providers=names)
+                session = onnxruntime.InferenceSession(source, options, providers=names)
             except MemoryError as error:
                 raise ProviderError("not enough memory to load the model") from error
             except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
