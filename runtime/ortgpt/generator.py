@@ -18,7 +18,8 @@ from ortgpt.checks import check_int, check_sequence, shown
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
-from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
+from ortgpt.inference.decoders import make_decoder
+from ortgpt.inference.plan import DEFAULT_CHUNK
 from ortgpt.inference.session import OnRun, Provider, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import WEIGHTS_NAME, Manifest
@@ -76,7 +77,7 @@ def load(
     bundle = open_bundle(path, verify=verify)
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    check_room(bundle.manifest, fast_prefill=fast_prefill)
+    check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
 
     def make_session(graph: bytes | Path, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
@@ -259,7 +260,7 @@ class Model:
     def decoder(self, rows: int = 1) -> Decoder:
         """The low level: rows of tokens with a cache of their own, for search code of yours."""
         check_int("rows", rows, 1)
-        return FusedDecoder(self._session, self.manifest, rows=rows, chunk=self._chunk, wide=self._wide)
+        return make_decoder(self._session, self.manifest, rows=rows, chunk=self._chunk, wide=self._wide)
 
     def check_probe(self) -> None:
         """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
@@ -273,7 +274,7 @@ class Model:
         if self._wide is not None:
             tolerances.append((self._wide, WIDE_PROBE_TOLERANCE))
         for session, tolerance in tolerances:
-            decoder = FusedDecoder(session, self.manifest)
+            decoder = make_decoder(session, self.manifest)
             logits = decoder.extend([probe.token_ids]).logits[0, -1, : self.tokenizer.size]
             decoder.release()
             # Weights with NaN are reported by generation, with the step; the probe can't judge them.
@@ -359,11 +360,9 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
-        make_decoder = self.decoder if decoder is None else lambda rows: decoder
+        make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
-        return Generation(
-            request, make_decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end
-        )
+        return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
