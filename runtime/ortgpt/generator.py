@@ -79,7 +79,7 @@ def load(
     _check_tokenizer(bundle, tokenizer)
     check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
 
-    def make_session(graph: bytes, *, takes_turns: bool = False) -> Session:
+    def make_session(graph: bytes | Path, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
         arrays = map_initializers(bundle, graph, external_only=True) if bundle.has_links else None
         return Session(

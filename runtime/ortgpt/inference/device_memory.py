@@ -75,7 +75,10 @@ class DeviceCells:
         if moves:
             sources, targets = zip(
                 *(
-                    (self._places([source], np.arange(begin, end)), self._places([row], np.arange(begin, end)))
+                    (
+                        self._places([source], np.arange(begin, end)),
+                        self._places([row], np.arange(begin, end)),
+                    )
                     for row, source, begin, end in moves
                 ),
                 strict=True,
