@@ -72,6 +72,7 @@ _BUILD_LOCK = threading.Lock()
 class Session:
     """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda"; caches lie in its `memory`.
 
+    graph           its bytes, or where it lies
     weights_folder  where onnxruntime finds the data files
     initializers    the same weights as arrays, for files that onnxruntime would not open itself
     on_run          is called after every run, for measurements
@@ -80,7 +81,7 @@ class Session:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: bytes | Path,
         weights_folder: Path,
         manifest: Manifest,
         *,
@@ -129,7 +130,9 @@ class Session:
             options.add_initializer(name, value)
         return options
 
-    def _build(self, wanted: Provider, manifest: Manifest, graph: bytes, options: Any) -> tuple[str, Any]:
+    def _build(
+        self, wanted: Provider, manifest: Manifest, graph: bytes | Path, options: Any
+    ) -> tuple[str, Any]:
         """(provider, onnxruntime's session). With "auto" CUDA has to load, or it is the CPU."""
         chosen, reason = choose_provider(wanted, manifest), None
         if chosen == "cuda":
@@ -212,16 +215,17 @@ def _plain_options() -> Any:
     return options
 
 
-def open_graph(graph: bytes, options: Any, device: Device) -> Any:
+def open_graph(graph: bytes | Path, options: Any, device: Device) -> Any:
     """onnxruntime's session on the device, or an error of the family: never one on another device."""
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         providers.insert(0, (cuda.PROVIDER, cuda.provider_options(device.id)))
+    source = str(graph) if isinstance(graph, Path) else graph
     with _BUILD_LOCK:
         if device.type == "cuda":
             _check_cuda_loads()
         try:
-            session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+            session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
             raise load_error(error, device.type) from error
     wanted = providers[0][0] if device.type == "cuda" else providers[0]
