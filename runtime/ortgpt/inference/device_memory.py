@@ -75,7 +75,10 @@ class DeviceCells:
         if moves:
             sources, targets = zip(
                 *(
-                    (self._places([source], np.arange(begin, end)), self._places([row], np.arange(begin, end)))
+                    (
+                        self._places([source], np.arange(begin, end)),
+                        self._places([row], np.arange(begin, end)),
+                    )
                     for row, source, begin, end in moves
                 ),
                 strict=True,
@@ -95,7 +98,8 @@ class DeviceCells:
     def _places(self, rows: Sequence[int] | Ids, positions: Ids) -> Ids:
         """Where the cells of rows x positions are within a plane, one after the other."""
         _, _, heads, capacity, _ = self.shape
-        return np.add.outer(np.asarray(rows) * heads * capacity, positions).ravel()
+        places: Ids = np.add.outer(np.asarray(rows) * heads * capacity, positions).ravel()
+        return places
 
     def _copy(self, other: DeviceCells, sources: Ids, targets: Ids) -> None:
         """In every plane the cells at `targets` become those of other cells at `sources`."""

@@ -171,8 +171,8 @@ class Session:
         return session
 
 
-class _CudaEngine:
-    """The `DeviceEngine` of device_memory.py."""
+class Engine:
+    """What device_memory.py needs of onnxruntime on a device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -196,7 +196,7 @@ class _CudaEngine:
 
 
 def _cache_memory(device: Device) -> CacheMemory:
-    return HostMemory() if device == HOST else DeviceMemory(_CudaEngine(device))
+    return HostMemory() if device == HOST else DeviceMemory(Engine(device))
 
 
 def _plain_options() -> Any:
@@ -222,7 +222,10 @@ def open_graph(graph: bytes, options: Any, device: Device) -> Any:
             raise load_error(error, device.type) from error
     wanted = providers[0][0] if device.type == "cuda" else providers[0]
     if session.get_providers()[0] != wanted:
-        raise ProviderError(f"onnxruntime loaded {session.get_providers()[0]}, not {wanted}")
+        raise ProviderError(
+            f"onnxruntime loaded {session.get_providers()[0]}, not {wanted}",
+            hint="see what ortgpt doctor says",
+        )
     return session
 
 
@@ -237,7 +240,7 @@ def run_bound(session: Any, binding: Any, provider: str) -> None:
 def _check_cuda_loads() -> None:
     problem = cuda.find_load_problem(onnxruntime.preload_dlls)
     if problem is not None:
-        raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.INSTALL_LIBRARIES)
+        raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.remedy(problem))
 
 
 def available_providers() -> list[str]:
@@ -287,7 +290,7 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
             )
         if not runs_on_cuda(manifest):
             raise ProviderError(
-                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention has no such kernel there",
+                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention is for fp16 there",
                 hint="export it with --precision fp16, or use provider cpu",
             )
     return "cuda" if wanted != "cpu" and has_cuda and runs_on_cuda(manifest) else "cpu"
@@ -314,4 +317,3 @@ def default_threads() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))  # "max" is a ValueError: no quota
     return count
-
