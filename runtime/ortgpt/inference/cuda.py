@@ -14,7 +14,6 @@ from pathlib import Path
 PROVIDER = "CUDAExecutionProvider"
 # The shared one has what the other refers to; other names in other versions are left to onnxruntime.
 LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
-INSTALL = 'pip uninstall -y onnxruntime && pip install "ortgpt[gpu]"'
 INSTALL_LIBRARIES = 'pip install "onnxruntime-gpu[cuda,cudnn]", or install CUDA and cuDNN'
 INSTALL_DRIVER = "the driver of the NVIDIA device is not there: install it, or use provider cpu"
 

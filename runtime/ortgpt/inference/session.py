@@ -25,6 +25,7 @@ from ortgpt.inference.device_memory import DeviceMemory
 from ortgpt.inference.failures import load_error, memory_error, run_error
 from ortgpt.inference.memory import check_memory
 from ortgpt.inference.move_graph import move_graph
+from ortgpt.inference.wheels import CHANGE_TO_GPU, INSTALL_ONE, upgrade_command
 from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
@@ -48,7 +49,9 @@ try:
     with _usage_data_off():
         import onnxruntime
 except ModuleNotFoundError as error:
-    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
+    missing = MissingExtraError("ortgpt", "cpu", package="onnxruntime")
+    missing.hint = f"install it with: {INSTALL_ONE}"
+    raise missing from error
 except ImportError as error:
     raise ProviderError(f"onnxruntime is installed but can't be loaded: {error}") from error
 
@@ -243,6 +246,11 @@ def _check_cuda_loads() -> None:
         raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.remedy(problem))
 
 
+def check_cuda() -> None:
+    """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
+    Engine(DEVICES["cuda"])
+
+
 def available_providers() -> list[str]:
     """The providers of the installed onnxruntime, by its own names."""
     return list(onnxruntime.get_available_providers())
@@ -253,7 +261,7 @@ def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> Non
     if parse_version(onnxruntime.__version__) < needed:
         raise ProviderError(
             f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
-            hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
+            hint=upgrade_command(f"{needed[0]}.{needed[1]}"),
         )
 
 
@@ -286,7 +294,7 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
         if not has_cuda:
             raise ProviderError(
                 f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
-                hint=cuda.INSTALL,
+                hint=CHANGE_TO_GPU,
             )
         if not runs_on_cuda(manifest):
             raise ProviderError(
