@@ -138,7 +138,10 @@ REFUSED = [
     ),
     ({"precision": "int8", "perplexity_text": "no-such-file"}, "perplexity_text no-such-file can't be read"),
     ({"via": "torch"}, "via must be graph or optimum, got 'torch'"),
-    ({"via": "optimum", "precision": "int4"}, "precision must be fp32 or int8-dynamic via optimum, got 'int4'"),
+    (
+        {"via": "optimum", "precision": "int4"},
+        "precision must be fp32 or int8-dynamic via optimum, got 'int4'",
+    ),
     ({"via": "optimum", "row_invariant": True}, "row_invariant is not to be had via optimum"),
     ({"via": "optimum", "fast_prefill": True}, "fast_prefill is not to be had via optimum"),
     ({"verify": "yes"}, "verify must be one of none, numpy, torch, got 'yes'"),
