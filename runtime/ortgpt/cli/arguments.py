@@ -30,6 +30,9 @@ ModelPath = Annotated[
 ProviderOption = Annotated[
     ProviderName, typer.Option("--provider", help="What runs the model; auto takes the best that can.")
 ]
+WantedProvider = Annotated[
+    ProviderName, typer.Option("--provider", help="What is to run models: cuda has to be there if named.")
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the model.", show_default="all")
 ]

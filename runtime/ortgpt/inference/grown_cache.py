@@ -85,8 +85,7 @@ class GrownCache:
     @staticmethod
     def gathered(parts: Sequence[tuple[GrownCache, Ids]]) -> GrownCache:
         """These rows of all parts, one below the other, on cells of their own."""
-        first = parts[0][0].cells
-        cells = first.gathered([(part.cells, rows) for part, rows in parts])
+        cells = Cells.gathered([(part.cells, rows) for part, rows in parts])
         masks = [
             np.pad(part.is_held[rows], ((0, 0), (0, cells.columns - part.columns))) for part, rows in parts
         ]

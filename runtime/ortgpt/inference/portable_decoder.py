@@ -46,7 +46,9 @@ class PortableDecoder:
         self._step = PortableStep(session, manifest, graph)
         shape = manifest.architecture
         is_padded = graph.attention_mask and graph.position_ids and shape.model_type in GAP_PROOF
-        cache = GrownCache(Cells(CellLayout.of(shape, graph), rows), np.zeros((rows, 0), np.bool_))
+        cache = GrownCache(
+            Cells(CellLayout.of(shape, graph), session.memory, rows), np.zeros((rows, 0), np.bool_)
+        )
         self._rows = RowGroups([RowGroup(list(range(rows)), cache)], padded=is_padded, context=shape.context)
         self._added = [0] * rows  # widths of the last extend, for keep
         self.context, self.vocab_size = shape.context, shape.vocab_size

@@ -40,7 +40,7 @@ class PortableStep:
         self._bind_outputs(binding, cache.num_rows, width, hidden)
         cache.cells.bind(binding, width)
         self._session.run(binding)
-        cache.cells.accept(binding, width)
+        cache.cells.accept(width)
         cache.record(counts, width)
         return Outputs(self._logits, self._hidden if hidden else None)
 
