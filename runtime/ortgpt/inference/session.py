@@ -220,7 +220,8 @@ def open_graph(graph: bytes, options: Any, device: Device) -> Any:
         if device.type == "cuda":
             _check_cuda_loads()
         try:
-            session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+            with _quiet_engine(device):
+                session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
             raise load_error(error, device.type) from error
     wanted = providers[0][0] if device.type == "cuda" else providers[0]
@@ -240,6 +241,19 @@ def run_bound(session: Any, binding: Any, provider: str) -> None:
         raise run_error(error, provider) from error
 
 
+@contextlib.contextmanager
+def _quiet_engine(device: Device) -> Iterator[None]:
+    """What is wrong with CUDA is in the error; onnxruntime would write it to stderr as well, in colours."""
+    if device.type == "cpu":
+        yield
+        return
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # what it has by itself; it can't be asked
+
+
 def _check_cuda_loads() -> None:
     problem = cuda.find_load_problem(onnxruntime.preload_dlls)
     if problem is not None:
@@ -248,6 +262,7 @@ def _check_cuda_loads() -> None:
 
 def check_cuda() -> None:
     """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
+    _require_cuda()
     Engine(DEVICES["cuda"])
 
 
@@ -288,20 +303,24 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
     """The provider that is to run the bundle. Asked for and not to be had is an error, never a fallback."""
     if wanted not in PROVIDERS:
         raise OptionError("provider", f"must be one of {', '.join(PROVIDERS)}, got {wanted!r}")
-    available = available_providers()
-    has_cuda = cuda.PROVIDER in available
     if wanted == "cuda":
-        if not has_cuda:
-            raise ProviderError(
-                f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
-                hint=CHANGE_TO_GPU,
-            )
+        _require_cuda()
         if not runs_on_cuda(manifest):
             raise ProviderError(
                 f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention is for fp16 there",
                 hint="export it with --precision fp16, or use provider cpu",
             )
+    has_cuda = cuda.PROVIDER in available_providers()
     return "cuda" if wanted != "cpu" and has_cuda and runs_on_cuda(manifest) else "cpu"
+
+
+def _require_cuda() -> None:
+    available = available_providers()
+    if cuda.PROVIDER not in available:
+        raise ProviderError(
+            f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
+            hint=CHANGE_TO_GPU,
+        )
 
 
 def runs_on_cuda(manifest: Manifest) -> bool:
