@@ -101,6 +101,25 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
 
 
 @pytest.fixture(scope="session")
+def make_portable(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_portable("llama", merged=True, ...) -> a directory as Optimum writes it, without a manifest.
+
+    Options are those of portable_exports.make_portable_directory; the checkpoint lies beside it.
+    """
+    from portable_exports import make_portable_directory  # brings torch along
+
+    made: dict[str, Path] = {}
+
+    def make(family: str = "gpt2", **options: Any) -> Path:
+        key = repr((family, sorted(options.items())))
+        if key not in made:
+            made[key] = make_portable_directory(tmp_path_factory.mktemp(family), family, **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model(make_bundle: MakeBundle) -> Iterator[ortgpt.Model]:
     """A random model of bytes: fast, and it writes every kind of broken UTF-8."""
     with ortgpt.load(make_bundle(), threads=1) as model:

@@ -15,7 +15,8 @@ import numpy as np
 import ortgpt
 from ortgpt.errors import BundleError, MissingExtraError, ProviderError
 from ortgpt.interfaces import Floats, Ids
-from ortgpt.manifest import Parity, Precision
+from ortgpt.manifest import Architecture, Parity, Precision
+from ortgpt_export.causal_model import load_causal_model
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.reference import forward
 
@@ -62,14 +63,11 @@ def numpy_reference(weights: Mapping[str, Floats], config: GPT2Config) -> Refere
 
 
 def torch_reference(directory: Path) -> Reference:
-    """transformers' GPT2LMHeadModel of a checkpoint directory."""
+    """transformers' model of a checkpoint directory."""
     import torch
-    from transformers import GPT2LMHeadModel
 
     # eager: transformers' faster attention ignores scale_attn_weights and its sibling
-    model = GPT2LMHeadModel.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
-    ).eval()
+    model = load_causal_model(directory, attention="eager")
 
     def run(token_ids: Ids) -> tuple[Floats, Floats]:
         with torch.no_grad():
@@ -81,7 +79,7 @@ def torch_reference(directory: Path) -> Reference:
 
 def measure_parity(
     directory: Path,
-    config: GPT2Config,
+    architecture: Architecture,
     reference: Reference,
     name: str,
     precision: Precision = "fp32",
@@ -92,9 +90,9 @@ def measure_parity(
     The prompt is random with a fixed seed. Raises BundleError when a difference exceeds LIMIT in an fp32
     bundle; what other precisions lose is judged by quality.py.
     """
-    prompt_tokens = max(1, min(PROMPT_TOKENS, config.n_positions - CACHED_STEPS))
-    steps = min(CACHED_STEPS, config.n_positions - prompt_tokens)
-    prompt = np.random.default_rng(0).integers(0, config.vocab_size, prompt_tokens)
+    prompt_tokens = max(1, min(PROMPT_TOKENS, architecture.context - CACHED_STEPS))
+    steps = min(CACHED_STEPS, architecture.context - prompt_tokens)
+    prompt = np.random.default_rng(0).integers(0, architecture.vocab_size, prompt_tokens)
     bundle = _run_bundle(directory, prompt, steps, on_step)
     logits, hidden = reference(bundle.token_ids)
     on_step(steps + 2, steps + 2)

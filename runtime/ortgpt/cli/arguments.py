@@ -23,7 +23,7 @@ ModelPath = Annotated[
         "-m",
         "--model",
         metavar="DIR",
-        help="Bundle that `ortgpt export` wrote.",
+        help="Bundle that `ortgpt export` or `ortgpt adopt` made.",
         show_default="storyteller, a small model that comes along",
     ),
 ]

@@ -63,6 +63,12 @@ class CacheCells(Protocol):
     def take(self, other: CacheCells, rows: slice | Ids, used: int, first: int = 0) -> None:
         """The first `used` cells of the rows from `first` on become those of `rows` of other cells."""
 
+    def copy(self, other: CacheCells, sources: Ids, targets: slice | Ids) -> None:
+        """The cells at `targets` become those at `sources` of other cells, in every key and value buffer.
+
+        Both count the cells of a buffer, one after the other.
+        """
+
 
 class CacheMemory(Protocol):
     """Gives cells. copies_inputs: a bound input is copied when it is bound, not when the graph runs."""
@@ -101,6 +107,16 @@ class HostCells:
         count = len(range(other.shape[1])[rows]) if isinstance(rows, slice) else len(rows)
         for index in range(self.shape[0]):  # layer by layer: no second copy of the whole
             self.array[index, first : first + count, :, :used] = other.array[index, rows, :, :used]
+
+    def copy(self, other: CacheCells, sources: Ids, targets: slice | Ids) -> None:
+        assert isinstance(other, HostCells)
+        flat = (-1, self.shape[4])
+        for own, source in zip(self.array, other.array, strict=True):
+            if isinstance(targets, slice):
+                # Sources are never out of range; "clip" is what makes NumPy write to `out` directly.
+                np.take(source.reshape(flat), sources, axis=0, out=own.reshape(flat)[targets], mode="clip")
+            else:
+                own.reshape(flat)[targets] = source.reshape(flat)[sources]
 
 
 class HostMemory:

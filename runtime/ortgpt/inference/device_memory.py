@@ -67,6 +67,8 @@ class DeviceCells:
         self._planes = np.add.outer(
             np.arange(indices) * rows * heads * capacity, np.arange(heads) * capacity
         ).reshape(-1, 1, 1)
+        self._num_cells = rows * heads * capacity  # of a buffer
+        self._buffers = (np.arange(indices) * self._num_cells).reshape(-1, 1, 1)  # each one's first cell
 
     def address(self, index: int, row: int) -> int:
         return (self._address or 0) + index * self._index_step + row * self._row_step
@@ -95,22 +97,33 @@ class DeviceCells:
         places, targets = np.arange(used), np.arange(first, first + len(taken))
         self._copy(other, other._places(taken, places), self._places(targets, places))
 
+    def copy(self, other: CacheCells, sources: Ids, targets: slice | Ids) -> None:
+        assert isinstance(other, DeviceCells)
+        places = np.arange(self._num_cells)[targets]
+        self._copy(other, sources, places, (other._buffers, self._buffers))
+
     def _places(self, rows: Sequence[int] | Ids, positions: Ids) -> Ids:
         """Where the cells of rows x positions are within a plane, one after the other."""
         _, _, heads, capacity, _ = self.shape
         places: Ids = np.add.outer(np.asarray(rows) * heads * capacity, positions).ravel()
         return places
 
-    def _copy(self, other: DeviceCells, sources: Ids, targets: Ids) -> None:
-        """In every plane the cells at `targets` become those of other cells at `sources`."""
+    def _copy(
+        self, other: DeviceCells, sources: Ids, targets: Ids, planes: tuple[Ids, Ids] | None = None
+    ) -> None:
+        """In every plane the cells at `targets` become those of other cells at `sources`.
+
+        planes: where the other's and its own begin; None: those of every head
+        """
         if not len(targets):
             return
-        for planes in self._portions(len(targets)):
+        other_planes, own_planes = planes or (other._planes, self._planes)
+        for portion in self._portions(len(own_planes), len(targets)):
             binding = self._engine.binding()
             numbers = {
-                "source_planes": other._planes[planes],
+                "source_planes": other_planes[portion],
                 "source_cells": sources.reshape(1, -1, 1),
-                "target_planes": self._planes[planes],
+                "target_planes": own_planes[portion],
                 "target_cells": targets.reshape(1, -1, 1),
             }
             for name, array in numbers.items():
@@ -120,10 +133,10 @@ class DeviceCells:
             binding.bind_output(OUTPUT, *self._whole())
             self._engine.run(binding)
 
-    def _portions(self, moved: int) -> Iterator[slice]:
+    def _portions(self, num_planes: int, moved: int) -> Iterator[slice]:
         """Slices of the planes, as many at a time as fit into MOVED_AT_ONCE."""
         step = max(1, MOVED_AT_ONCE // (moved * self._width * 4))
-        for begin in range(0, len(self._planes), step):
+        for begin in range(0, num_planes, step):
             yield slice(begin, begin + step)
 
     def _whole(self) -> tuple[str, int, Any, tuple[int, int], int | None]:

@@ -21,7 +21,7 @@ from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.errors import BundleError, OptionError, OrtgptError, ProviderError
 from ortgpt.inference import cuda, memory, session
 from ortgpt.inference.fused_decoder import FusedDecoder
-from ortgpt.inference.session import Session, choose_provider
+from ortgpt.inference.session import Session
 from ortgpt.inference.wheels import upgrade_command
 from ortgpt.manifest import Manifest
 
@@ -88,22 +88,6 @@ def test_fp32_on_an_engine_with_cuda_is_refused_and_auto_warns(bundle, monkeypat
 
 def with_precision(manifest: Manifest, precision: Any) -> Manifest:
     return dataclasses.replace(manifest, precision=precision)
-
-
-def test_cuda_takes_float16_and_what_is_plain_onnx(bundle, monkeypatch) -> None:
-    monkeypatch.setattr(session, "available_providers", lambda: CUDA)
-    for precision in ("fp32", "int8", "int8-dynamic", "int4"):
-        assert choose_provider("auto", with_precision(bundle.manifest, precision)) == "cpu"
-    half = with_precision(bundle.manifest, "fp16")
-    portable = dataclasses.replace(bundle.manifest, dialect="portable")
-    for manifest in (half, portable):
-        assert [choose_provider(name, manifest) for name in ("auto", "cuda", "cpu")] == [
-            "cuda",
-            "cuda",
-            "cpu",
-        ]
-    monkeypatch.setattr(session, "available_providers", lambda: CUDA[1:])
-    assert choose_provider("auto", half) == "cpu"
 
 
 class FakeEngine:
