@@ -39,7 +39,7 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.bench
+bench: .venv/.dev
 	$(BIN)/python benchmarks/decode_against_optimum.py
 	$(BIN)/python benchmarks/strategy_cost.py
 
@@ -68,10 +68,6 @@ storyteller: | .venv/.run
 	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt torch 1>&2
 	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable ".[dev]" 1>&2
 	touch $@ .venv/.run
-
-.venv/.bench: .venv/.dev benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt -r benchmarks/requirements.txt 1>&2
-	touch $@
 
 # What a user who only generates has: the tests run the whole runtime in it.
 .venv-lean/.ready: pyproject.toml $(shell find runtime/ortgpt -name '*.py')

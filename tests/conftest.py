@@ -27,7 +27,7 @@ FLOOR: dict[str, Any] = (
 # `make test-gpu-wheel` runs these, in an environment of its own.
 collect_ignore = [] if installed_wheels()["onnxruntime-gpu"] else ["gpu_wheel"]
 # The others are config.json's.
-EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant", "fast_prefill"}
+EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant", "fast_prefill", "via"}
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,13 @@ def storyteller() -> Path:
 def storyteller_bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("bundles") / "storyteller-fp32"
     export_checkpoint(str(storyteller), bundle, verify="none", **FLOOR)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def storyteller_via_optimum(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bundles") / "storyteller-optimum"
+    export_checkpoint(str(storyteller), bundle, via="optimum", verify="none")
     return bundle
 
 
@@ -80,9 +87,9 @@ def make_storyteller(storyteller: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """make_bundle(onnxruntime_floor="1.32", precision="fp32", row_invariant=False, **config) -> directory.
+    """make_bundle(precision="fp32", row_invariant=False, via="graph", **config) -> directory.
 
-    A random model's bundle; its checkpoint lies beside it.
+    The bundle of a random GPT-2; its checkpoint lies beside it.
     """
     made: dict[str, Path] = {}
 
@@ -114,6 +121,28 @@ def make_portable(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         key = repr((family, sorted(options.items())))
         if key not in made:
             made[key] = make_portable_directory(tmp_path_factory.mktemp(family), family, **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_via_optimum(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_via_optimum("llama", precision="fp32", **config) -> the bundle; its checkpoint lies beside it.
+
+    Families and config are those of portable_exports.make_portable_checkpoint.
+    """
+    from portable_exports import make_portable_checkpoint  # brings torch along
+
+    made: dict[str, Path] = {}
+
+    def make(family: str, *, precision: str = "fp32", **config: Any) -> Path:
+        key = repr((family, precision, sorted(config.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            checkpoint = make_portable_checkpoint(folder / "checkpoint", family, **config)
+            made[key] = folder / "bundle"
+            export_checkpoint(str(checkpoint), made[key], via="optimum", precision=precision, verify="none")
         return made[key]
 
     return make

@@ -88,7 +88,7 @@ class _Rewriter:
         special = {self._traced.head.output[0]: self._project}
         if self._traced.lookup is not None:
             special[self._traced.lookup.output[0]] = self._look_up
-        for node in self._traced.model.graph.node:
+        for node in self._traced.nodes:
             if node.output[0] in special:
                 special[node.output[0]](node)
             elif self._is_layer(node):
