@@ -22,7 +22,7 @@ from ortgpt.testing import FakeDecoder
 MakeBundle = Callable[..., Path]
 
 CONTEXT, TOLERANCE = 64, 2e-4
-SPOILED = 250  # no id of the text that `adopt` tries a graph with
+SPOILED = 0  # what one might pad with; no id of the text that `adopt` tries a graph with
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_states": True},
     "gpt2 of positions of its own": {"position_ids": False},
@@ -189,6 +189,20 @@ def test_rows_that_together_would_pass_the_context_run_apart(
     decoder.trim([20, 30])
     expected = [reference.logits([*long[:20], 7])[0, -1], reference.logits([*short, *new[1][:26], 8])[0, -1]]
     assert np.abs(decoder.extend([[7], [8]]).logits[:, 0] - expected).max() < TOLERANCE
+
+
+def test_rows_that_ran_apart_come_together_again_in_their_order(
+    model: ortgpt.Model, reference: Reference
+) -> None:
+    histories = [ids(40), ids(7), ids(7, seed=1)]
+    decoder = model.decoder(3)
+    decoder.extend(histories)
+    decoder.extend([[1], ids(40, seed=2), [2]])  # the long ones together would pass the context
+    decoder.reorder([0, 1, 0])
+    decoder.trim([9, 9, 9])
+    second = [*histories[1], *ids(40, seed=2)[:2]]
+    expected = reference.logits([*histories[0][:9], 3], [*second, 4], [*histories[0][:9], 5])[:, -1]
+    assert np.abs(decoder.extend([[3], [4], [5]]).logits[:, 0] - expected).max() < TOLERANCE
 
 
 def test_a_fork_and_its_origin_go_different_ways(model: ortgpt.Model, reference: Reference) -> None:
