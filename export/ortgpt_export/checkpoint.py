@@ -88,7 +88,7 @@ def open_checkpoint(directory: Path, config: GPT2Config) -> Checkpoint:
     Raises CheckpointError that lists every tensor which is missing, unexpected, of the wrong shape
     or of a type other than float32, float16 and bfloat16.
     """
-    found = _canonical(_read_headers(directory))
+    found = _canonical(read_headers(directory))
     if config.tie_word_embeddings and "wte.weight" not in found and "lm_head.weight" in found:
         found["wte.weight"] = found.pop("lm_head.weight")  # one shared tensor, saved under either name
     expected = expected_shapes(config)
@@ -149,7 +149,7 @@ def weight_files(directory: Path) -> list[Path]:
     raise CheckpointError(f"the checkpoint has neither {WEIGHTS_FILE} nor {INDEX_NAME}", hint=_CONVERT)
 
 
-def _read_headers(directory: Path) -> dict[str, tuple[Path, TensorInfo]]:
+def read_headers(directory: Path) -> dict[str, tuple[Path, TensorInfo]]:
     """Every tensor of every file; a sharded checkpoint must hold exactly what its index says."""
     tensors: dict[str, tuple[Path, TensorInfo]] = {}
     for path in weight_files(directory):

@@ -15,10 +15,11 @@ import typer
 from ortgpt.manifest import Manifest
 
 if TYPE_CHECKING:
-    from ortgpt_export.job import Progress
+    from ortgpt_export.progress import Progress
 
 STAGES = {
     "read": "reading",
+    "trace": "tracing",
     "prepare": "preparing",
     "write": "writing",
     "calibrate": "calibrating",
@@ -58,10 +59,20 @@ def export(
             "--fast-prefill", help="A second copy of the layers, for prompts and batches; int8 and int4."
         ),
     ] = False,
-    via: Annotated[Via, typer.Option(help="How the graph is made; only graph so far.")] = Via.GRAPH,
+    via: Annotated[
+        Via,
+        typer.Option(
+            help="graph: the fast one, GPT-2 only, without torch. optimum: other families too, by torch and "
+            "Hugging Face Optimum."
+        ),
+    ] = Via.GRAPH,
     verify: Annotated[
-        Verify, typer.Option(help="What the bundle is compared with before it is written.")
-    ] = Verify.NUMPY,
+        Verify | None,
+        typer.Option(
+            help="What the bundle is compared with before it is written.",
+            show_default="numpy, via optimum torch",
+        ),
+    ] = None,
     perplexity_text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text whose perplexity is measured, against fp32's."),
@@ -73,14 +84,16 @@ def export(
         Floor | None,
         typer.Option(
             help="Oldest onnxruntime to run it; 1.31 reads prompts of a batch one by one.",
-            show_default="1.32, of fp16 1.31",
+            show_default="1.32, of fp16 and via optimum 1.31",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No warnings, no progress, no last line.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and what Optimum says.")
+    ] = False,
 ) -> None:
-    """Turn a GPT-2 checkpoint into a bundle.
+    """Turn a checkpoint into a bundle.
 
     ortgpt export models/storyteller -o models/storyteller-fp32
 
@@ -91,6 +104,8 @@ def export(
     ortgpt export openai-community/gpt2 -o models/gpt2-fast --precision int8 --fast-prefill
 
     ortgpt export ./checkpoint -o bundle --verify torch --force
+
+    ortgpt export ./llama -o models/llama --via optimum
     """
     from ortgpt_export.exporter import export_checkpoint  # onnx and safetensors take their time
 
@@ -103,12 +118,13 @@ def export(
             row_invariant=row_invariant,
             fast_prefill=fast_prefill,
             via=via.value,
-            verify=verify.value,
+            verify=None if verify is None else verify.value,
             perplexity_text=perplexity_text,
             revision=revision,
             onnxruntime_floor=None if onnxruntime_floor is None else onnxruntime_floor.value,
             force=force,
             quiet=quiet,
+            verbose=debug,
             progress=progress,
         )
     if not quiet:

@@ -104,7 +104,7 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any] | None =
     n_embd, n_head = _size(data, "n_embd", 768), _size(data, "n_head", 12)
     if n_embd % n_head:
         raise CheckpointError(f"config.json: n_embd = {n_embd} is not a multiple of n_head = {n_head}")
-    bos, eos, id_notes = _text_ids(data, generation or {}, vocab_size)
+    bos, eos, id_notes = read_text_ids(data, generation or {}, vocab_size)
     n_positions, position_notes = _positions(data)
     return GPT2Config(
         vocab_size=vocab_size,
@@ -131,6 +131,11 @@ def _refusal(key: str, value: object, problem: str, file: str = "config.json") -
 def _refuse_other_models(data: Mapping[str, Any]) -> None:
     if data.get("model_type") != "gpt2":
         raise _refusal("model_type", data.get("model_type"), 'is not "gpt2", the only model that is exported')
+    refuse_unreadable(data)
+
+
+def refuse_unreadable(data: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for what no export can honour, whatever the model."""
     for key, reason in _REFUSED_WHEN_TRUE.items():
         if _flag(data, key, False):
             raise _refusal(key, True, f"can't be honoured: {reason}")
@@ -195,10 +200,10 @@ def _positions(data: Mapping[str, Any]) -> tuple[int, list[str]]:
     return n_positions, [f"n_ctx = {n_ctx} is ignored: the context is n_positions = {n_positions}"]
 
 
-def _text_ids(
+def read_text_ids(
     data: Mapping[str, Any], generation: Mapping[str, Any], vocab_size: int
 ) -> tuple[int | None, tuple[int, ...], list[str]]:
-    """(bos id, eos ids, notes); generation_config.json's ids win over config.json's."""
+    """(bos id, eos ids, notes) of config.json's object; generation_config.json's ids win over it."""
     notes: list[str] = []
 
     def ids(key: str) -> tuple[int, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ortgpt
@@ -11,20 +13,24 @@ from ortgpt.checks import shown
 from ortgpt.errors import OptionError
 from ortgpt.manifest import GENERATION_CONFIG_NAME, Manifest, Provenance
 from ortgpt_export.bundle_writer import BundleWriter
-from ortgpt_export.checkpoint import INDEX_NAME, open_checkpoint, weight_files
-from ortgpt_export.config import CONFIG_NAME, read_config
-from ortgpt_export.job import Counter, Job, Progress
+from ortgpt_export.checkpoint import INDEX_NAME, weight_files
+from ortgpt_export.config import CONFIG_NAME
+from ortgpt_export.job import Job, open_graph_job
+from ortgpt_export.optimum_job import choose_portable_scheme, open_optimum_job
+from ortgpt_export.optimum_trace import check_optimum
+from ortgpt_export.progress import Counter, Progress
 from ortgpt_export.quality import read_text
 from ortgpt_export.quantised import write_quantised
 from ortgpt_export.schemes import Scheme, choose_scheme
 from ortgpt_export.source import fetch, parse_source, source_sha256
-from ortgpt_export.tokenizer_file import read_tokenizer, tokenizer_files
+from ortgpt_export.tokenizer_file import tokenizer_files
 from ortgpt_export.verify import check_available, check_quantisers
 
 logger = logging.getLogger("ortgpt")
 
 ONNXRUNTIME_FLOORS = ("1.31", "1.32")
 DEFAULT_FLOORS = {"fp16": "1.31"}  # the others': 1.32
+VIAS = ("graph", "optimum")
 VERIFICATIONS = ("none", "numpy", "torch")
 
 
@@ -36,73 +42,89 @@ def export_checkpoint(
     row_invariant: bool = False,
     fast_prefill: bool = False,
     via: str = "graph",
-    verify: str = "numpy",
+    verify: str | None = None,
     perplexity_text: str | Path | None = None,
     revision: str | None = None,
     onnxruntime_floor: str | None = None,
     force: bool = False,
     quiet: bool = False,
+    verbose: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Manifest:
-    """Turn a GPT-2 checkpoint into a bundle and return the bundle's manifest.
+    """Turn a checkpoint into a bundle and return the bundle's manifest.
 
     source             a directory with config.json, safetensors weights and a tokenizer, or a hub id
     output             the bundle's directory; written whole or not at all
-    precision          "fp32", "fp16", "int8", "int8-dynamic" or "int4": see docs/precision.md
+    precision          "fp32", "fp16", "int8", "int8-dynamic" or "int4": see docs/precision.md. Via "optimum"
+                       "fp32" or "int8-dynamic"
     row_invariant      quantise so that a row's numbers never depend on the rows beside it
     fast_prefill       add a second copy of the layers, as int8-dynamic, for calls of many tokens;
                        with "int8" and "int4"
-    verify             compare the bundle with "numpy" or "torch" (transformers), or "none"; a quantised one
-                       also with the fp32 model, over whole distributions
+    via                "graph": the fused graph, of GPT-2, without torch. "optimum": what Optimum makes, of
+                       GPT-2 and other families, by way of torch
+    verify             compare the bundle with "numpy" (GPT-2 only) or "torch" (transformers), or "none"; a
+                       quantised one also with the fp32 model, over whole distributions. None: "numpy", via
+                       "optimum" "torch"
     perplexity_text    a text file whose perplexity under the bundle and under fp32 goes into the manifest
     revision           of a hub id: branch, tag or commit
     onnxruntime_floor  oldest onnxruntime to run it: "1.32", or "1.31" without ragged batches. None: 1.32, but
-                       1.31 for fp16, since there is no newer one for CUDA
+                       1.31 via "optimum", and for fp16, since there is no newer one for CUDA
     force              replace a bundle that is already there
     quiet              no progress bars of the hub
+    verbose            let through what Optimum and torch have to say
     progress           called with (stage, done, total)
 
     Raises OptionError for arguments, CheckpointError for a checkpoint that can't be exported,
     BundleError when the bundle fails its verification, OrtgptError for a full disk or a failed
     download, MissingExtraError when an extra is missing.
     """
-    scheme = choose_scheme(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
-    default_floor = DEFAULT_FLOORS.get(scheme.precision, "1.32")
+    is_traced = via == "optimum"
+    choose = choose_portable_scheme if is_traced else choose_scheme
+    scheme = choose(precision, row_invariant=row_invariant, fast_prefill=fast_prefill)
+    if verify is None:
+        verify = "torch" if is_traced else "numpy"
+    default_floor = "1.31" if is_traced else DEFAULT_FLOORS.get(scheme.precision, "1.32")
     floor = default_floor if onnxruntime_floor is None else onnxruntime_floor
     _check_choices(via, verify, floor)
     _check_quantised(scheme, verify, perplexity_text)
+    if is_traced:
+        check_optimum()
     check_available(verify)
     text = None if perplexity_text is None else read_text(Path(perplexity_text))
     origin = parse_source(source, revision)
     with BundleWriter(Path(output), force=force) as bundle:
         directory = fetch(origin, quiet=quiet)
-        config = read_config(directory)
-        tokenizer = read_tokenizer(directory, config.vocab_size)
-        with open_checkpoint(directory, config) as weights:
-            provenance = Provenance(
-                source=origin.name,
-                source_sha256=_digest(directory, progress),
-                exporter=f"ortgpt {ortgpt.__version__}",
-                onnxruntime_floor=floor,
-            )
-            job = Job(directory, config, weights, tokenizer, provenance, progress)
+        describe = partial(_provenance, directory, origin.name, floor, progress)
+        opened: AbstractContextManager[Job]
+        if is_traced:
+            opened = open_optimum_job(directory, bundle.directory, describe, progress, verify, verbose)
+        else:
+            opened = open_graph_job(directory, describe, progress)
+        with opened as job:
             if scheme.precision == "fp32":
                 manifest = job.write(bundle, scheme)
                 if verify != "none":
                     manifest = replace(manifest, parity=job.parity(bundle.directory, verify, "fp32"))
             else:
                 manifest = write_quantised(job, bundle, scheme, verify, text)
-            bundle.commit(manifest)
+        bundle.commit(manifest)
     for note in manifest.notes:
         logger.warning("%s", note)
     return manifest
 
 
+def _provenance(directory: Path, name: str, floor: str, progress: Progress) -> Provenance:
+    return Provenance(
+        source=name,
+        source_sha256=_digest(directory, progress),
+        exporter=f"ortgpt {ortgpt.__version__}",
+        onnxruntime_floor=floor,
+    )
+
+
 def _check_choices(via: str, verify: str, onnxruntime_floor: str) -> None:
-    if via == "optimum":
-        raise OptionError("via", "optimum is not there yet: only graph is")
-    if via != "graph":
-        raise OptionError("via", f"must be graph, got {shown(via)}")
+    if via not in VIAS:
+        raise OptionError("via", f"must be {' or '.join(VIAS)}, got {shown(via)}")
     if verify not in VERIFICATIONS:
         raise OptionError("verify", f"must be one of {', '.join(VERIFICATIONS)}, got {shown(verify)}")
     if onnxruntime_floor not in ONNXRUNTIME_FLOORS:

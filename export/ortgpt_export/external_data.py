@@ -22,6 +22,9 @@ _ELEMENT_TYPES = {
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
     "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "bool": TensorProto.BOOL,
 }
 
 
@@ -40,7 +43,7 @@ class ExternalData:
         self.initializers: list[TensorProto] = []
 
     def add(self, name: str, values: NDArray[Any]) -> str:
-        """Write a tensor of float32, float16, int8 or uint8; returns its name."""
+        """Write a tensor of a type in _ELEMENT_TYPES; returns its name."""
         twin = self._written.get(name)
         if twin is not None and (twin.data_type, (*twin.dims,)) == (_element_type(values), values.shape):
             self.initializers.append(twin)

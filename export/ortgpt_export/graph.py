@@ -13,10 +13,6 @@ from typing import BinaryIO
 
 from ortgpt.errors import MissingExtraError
 from ortgpt.graph_contract import (
-    FLOAT,
-    INT32,
-    INT64,
-    Port,
     cache_names,
     fused_inputs,
     fused_outputs,
@@ -26,26 +22,19 @@ from ortgpt.interfaces import Floats
 from ortgpt.manifest import WEIGHTS_NAME, Architecture
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.external_data import ALIGNMENT
-from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes
+from ortgpt_export.graph_writer import MICROSOFT, GraphWriter, OnBytes, value_infos
 from ortgpt_export.heads import cache_head_size, pad_heads
 from ortgpt_export.matrices import Tables
 from ortgpt_export.schemes import SCHEMES, Scheme
 
 try:
-    from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+    from onnx import ModelProto, helper
 except ImportError as error:
     raise MissingExtraError("export", "export", package=error.name or "onnx") from None
 
 OPSET = 20  # com.microsoft operators do the rest; both load from onnxruntime 1.31 on
 IR_VERSION = 10
 QUERY_SEQLENS_INPUT = 16  # its place among GroupQueryAttention's inputs
-
-_ONNX_TYPES = {
-    FLOAT: TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    INT32: TensorProto.INT32,
-    INT64: TensorProto.INT64,
-}
 
 
 def data_bytes(config: GPT2Config, weight_bytes: int) -> int:
@@ -82,8 +71,8 @@ def write_graph(
     graph = helper.make_graph(
         writer.nodes,
         "gpt2",
-        _value_infos(fused_inputs(architecture, ragged_widths=ragged_widths, element_type=kind)),
-        _value_infos(fused_outputs(architecture, element_type=kind)),
+        value_infos(fused_inputs(architecture, ragged_widths=ragged_widths, element_type=kind)),
+        value_infos(fused_outputs(architecture, element_type=kind)),
         writer.initializers,
     )
     model: ModelProto = helper.make_model(
@@ -93,10 +82,6 @@ def write_graph(
         ir_version=IR_VERSION,
     )
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _value_infos(ports: list[Port]) -> list[ValueInfoProto]:
-    return [helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape) for port in ports]
 
 
 class _Author:

@@ -8,17 +8,26 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from ortgpt.errors import MissingExtraError
+from ortgpt.graph_contract import FLOAT, INT32, INT64, Port
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import WEIGHTS_NAME, ElementType
 from ortgpt_export.external_data import ExternalData
 from ortgpt_export.half import to_half
 
 try:
-    from onnx import NodeProto, TensorProto, helper
+    from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 except ImportError as error:
     raise MissingExtraError("export", "export", package=error.name or "onnx") from None
 
 MICROSOFT = "com.microsoft"
+
+_ONNX_TYPES = {
+    "bool": TensorProto.BOOL,
+    "float16": TensorProto.FLOAT16,
+    FLOAT: TensorProto.FLOAT,
+    INT32: TensorProto.INT32,
+    INT64: TensorProto.INT64,
+}
 
 OnBytes = Callable[[int], None]
 """Is told the bytes of each weight of the checkpoint that has been written."""
@@ -71,6 +80,11 @@ class GraphWriter:
         self._constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         return name
 
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """A small array inside the graph; returns its name."""
+        self._constants[name] = numpy_helper.from_array(values, name)
+        return name
+
     def node(
         self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
     ) -> str:
@@ -96,3 +110,8 @@ class GraphWriter:
     def inside(self, output: str) -> str:
         """The name of a graph output as the graph computes it."""
         return output if self.element_type == "float32" else output + ".half"
+
+
+def value_infos(ports: list[Port]) -> list[ValueInfoProto]:
+    """A graph's inputs or outputs as ONNX describes them."""
+    return [helper.make_tensor_value_info(port.name, _ONNX_TYPES[port.dtype], port.shape) for port in ports]

@@ -18,16 +18,19 @@ from ortgpt.checks import check_int, check_sequence, shown
 from ortgpt.constraints.binding import ConstraintBinder
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
-from ortgpt.inference.fused_decoder import DEFAULT_CHUNK, FusedDecoder
-from ortgpt.inference.session import OnRun, Provider, Session, check_room
+from ortgpt.inference.decoders import make_decoder
+from ortgpt.inference.plan import DEFAULT_CHUNK
+from ortgpt.inference.providers import Provider
+from ortgpt.inference.session import OnRun, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
-from ortgpt.manifest import WEIGHTS_NAME, Manifest
+from ortgpt.manifest import Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_token_ids
 from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
+    check_hidden_states,
     check_streamable,
     choose_seeds,
     choose_strategy,
@@ -55,7 +58,7 @@ def load(
     fast_prefill: bool = True,
     on_run: OnRun | None = None,
 ) -> Model:
-    """Load a bundle that `ortgpt export` wrote.
+    """Load a bundle that `ortgpt export` or `ortgpt adopt` made.
 
     path           its directory; not given: the small storyteller that comes with the package
     provider       "auto" takes the best that can run the bundle; any other must be there
@@ -74,11 +77,35 @@ def load(
         check_int("threads", threads, 1, 1024)
     check_int("prefill_chunk", prefill_chunk, 1)
     bundle = open_bundle(path, verify=verify)
+    model = start_model(
+        bundle,
+        provider=provider,
+        threads=threads,
+        prefill_chunk=prefill_chunk,
+        fast_prefill=fast_prefill,
+        on_run=on_run,
+    )
+    if verify:
+        model.check_probe()
+    model.load_s = time.perf_counter() - started
+    return model
+
+
+def start_model(
+    bundle: Bundle,
+    *,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    prefill_chunk: int = DEFAULT_CHUNK,
+    fast_prefill: bool = True,
+    on_run: OnRun | None = None,
+) -> Model:
+    """Load an opened bundle; arguments as `load` has them."""
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    check_room(bundle.manifest, fast_prefill=fast_prefill)
+    check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
 
-    def make_session(graph: bytes, *, takes_turns: bool = False) -> Session:
+    def make_session(graph: bytes | Path, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
         arrays = map_initializers(bundle, graph, external_only=True) if bundle.has_links else None
         return Session(
@@ -97,11 +124,7 @@ def load(
     if fast_prefill and bundle.prefill_graph is not None:
         wide = make_session(bundle.prefill_graph, takes_turns=True)
     bundle.check_weights_unchanged()
-    model = Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
-    if verify:
-        model.check_probe()
-    model.load_s = time.perf_counter() - started
-    return model
+    return Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
 
 
 class Model:
@@ -259,12 +282,12 @@ class Model:
     def decoder(self, rows: int = 1) -> Decoder:
         """The low level: rows of tokens with a cache of their own, for search code of yours."""
         check_int("rows", rows, 1)
-        return FusedDecoder(self._session, self.manifest, rows=rows, chunk=self._chunk, wide=self._wide)
+        return make_decoder(self._session, self.manifest, rows=rows, chunk=self._chunk, wide=self._wide)
 
     def check_probe(self) -> None:
         """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
         probe = self.manifest.probe
-        if tuple(self.tokenizer.encode(probe.text)) != probe.token_ids:
+        if tuple(self.tokenizer.encode_prompt(probe.text)) != probe.token_ids:
             raise BundleIntegrityError(
                 "the tokenizer is not the one the bundle was exported with: the probe has other ids"
             )
@@ -273,7 +296,7 @@ class Model:
         if self._wide is not None:
             tolerances.append((self._wide, WIDE_PROBE_TOLERANCE))
         for session, tolerance in tolerances:
-            decoder = FusedDecoder(session, self.manifest)
+            decoder = make_decoder(session, self.manifest)
             logits = decoder.extend([probe.token_ids]).logits[0, -1, : self.tokenizer.size]
             decoder.release()
             # Weights with NaN are reported by generation, with the step; the probe can't judge them.
@@ -318,7 +341,10 @@ class Model:
 
     @property
     def _weight_bytes(self) -> int:
-        return self.manifest.files[WEIGHTS_NAME].size
+        names = self.manifest.data_names[:1]  # the second one of a fused bundle is for wide steps only
+        if self.manifest.portable is not None:  # the graph may hold them itself
+            names = (self.manifest.graph_name, *self.manifest.data_names)
+        return sum(self.manifest.files[name].size for name in names)
 
     def _prompt(self, value: object, option: str) -> Prompt:
         return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
@@ -330,7 +356,10 @@ class Model:
         return Scoring(context, stride or max(1, context // 2), self.decoder)
 
     def _scored_text(self, given: tuple[int, ...], text: PromptLike, option: str) -> ScoredText:
-        token_ids = read_token_ids(text, self.tokenizer, self.manifest.architecture, option)
+        shape, begins = self.manifest.architecture, not given
+        token_ids = read_token_ids(text, self.tokenizer, shape, option, begins=begins)
+        if begins and isinstance(text, str):  # what the tokenizer puts before a text is none of it
+            return ScoredText(token_ids, len(self.tokenizer.prefix_ids))
         return ScoredText(given + token_ids, len(given))
 
     def _start(
@@ -359,11 +388,10 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
-        make_decoder = self.decoder if decoder is None else lambda rows: decoder
+        check_hidden_states(request.strategy, self.manifest)
+        make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
-        return Generation(
-            request, make_decoder, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end
-        )
+        return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:

@@ -15,7 +15,6 @@ from ortgpt.benchmark.results import Figure, Memory, Report
 from ortgpt.benchmark.rounds import Samples, bandwidth_case, model_cases, take_rounds
 from ortgpt.bundle.bundle import open_bundle
 from ortgpt.bundle.step_bytes import count_step_bytes
-from ortgpt.bundle.wire import read_model
 from ortgpt.inference.memory import check_memory
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def measure_model(
     loaded = resident_bytes()
     check_memory(READ_BYTES, "measuring how fast memory is read", "free some memory or raise the limit")
     plan, notes = plan.fit(model.manifest.architecture.context)
-    step_bytes = count_step_bytes(read_model(open_bundle(model.path, verify=False).graph))
+    step_bytes = count_step_bytes(open_bundle(model.path, verify=False).read_graph())
     measurer = Measurer(model, graph_time, plan, clock=clock)
     on_progress("memory")
     context = min(MEMORY_CONTEXT, model.manifest.architecture.context)

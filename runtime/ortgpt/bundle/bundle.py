@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-import re
-import shlex
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ortgpt.bundle.directory import find_directory, located
 from ortgpt.bundle.files import (
     FileIdentity,
     check_digest,
     check_size,
     hash_file,
+    map_file,
     open_regular,
     read_exactly,
     read_verified,
@@ -23,11 +23,9 @@ from ortgpt.bundle.files import (
     unreadable,
 )
 from ortgpt.bundle.graph_check import check_graph
-from ortgpt.bundle.wire import read_model
-from ortgpt.checks import shown
-from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
+from ortgpt.bundle.wire import Model, read_model
+from ortgpt.errors import BundleError, BundleIntegrityError
 from ortgpt.manifest import (
-    GRAPH_NAME,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     PREFILL_GRAPH_NAME,
@@ -38,8 +36,8 @@ from ortgpt.manifest import (
 from ortgpt.manifest_reader import read_manifest
 
 MAX_FILES = 100
-# Files that are held in memory; GPT-2's graph takes 0.1 MB and its tokenizer 3.5 MB.
-MAX_BYTES = {GRAPH_NAME: 64 << 20, PREFILL_GRAPH_NAME: 64 << 20, TOKENIZER_NAME: 64 << 20}
+# Of files that are held in memory; GPT-2's graph takes 0.1 MB and its tokenizer 3.5 MB.
+MAX_HELD_BYTES = 64 << 20
 
 OnProgress = Callable[[int, int], None]
 """Is told (bytes hashed so far, bytes in all)."""
@@ -50,15 +48,16 @@ class Bundle:
     """A bundle whose files were checked.
 
     directory          with every link resolved
-    graph, tokenizer   the very bytes that were hashed
+    graph, tokenizer   the very bytes that were hashed; of a portable graph that holds gigabytes of weights
+                       its path, and its identity is among the others
     prefill_graph      the same of the graph for wide steps; None: the bundle has none
-    identities         of the data files that were hashed, by name; onnxruntime opens them once more
+    identities         of the files that were hashed and that onnxruntime opens once more, by name
     verified           whether digests were compared
     """
 
     directory: Path
     manifest: Manifest
-    graph: bytes = field(repr=False)
+    graph: bytes | Path = field(repr=False)
     tokenizer: bytes = field(repr=False)
     prefill_graph: bytes | None = field(repr=False)
     identities: Mapping[str, FileIdentity]
@@ -70,11 +69,31 @@ class Bundle:
 
     @property
     def has_links(self) -> bool:
-        """Whether a data file is a link, as in the hub's cache."""
+        """Whether a file that onnxruntime opens is a link, as in the hub's cache."""
         return any((self.directory / name).is_symlink() for name in self.identities)
 
+    def read_graph(self, graph: bytes | Path | None = None) -> Model:
+        """One of the bundle's graphs, parsed; None: the first.
+
+        Raises BundleIntegrityError when another file lies in its place by now.
+        """
+        source = self.graph if graph is None else graph
+        data = self.map_data(source.name) if isinstance(source, Path) else source
+        return read_model(data, self.manifest.graph_name, dialect=self.manifest.dialect)
+
+    def map_data(self, name: str) -> mmap.mmap | bytes:
+        """One of the files of `identities`, mapped. Raises BundleIntegrityError when it is another by now."""
+        path = self.directory / name
+        descriptor = open_regular(path, self.directory)
+        try:
+            if FileIdentity.of(os.fstat(descriptor)) != self.identities[name]:
+                raise BundleIntegrityError(f"{path} changed since the bundle was opened")
+            return map_file(name, descriptor)
+        finally:
+            os.close(descriptor)
+
     def check_weights_unchanged(self) -> None:
-        """Raise BundleIntegrityError unless the data files are still those that were checked.
+        """Raise BundleIntegrityError unless the files of `identities` are still those that were checked.
 
         To be called once onnxruntime has mapped them: then nothing was swapped in between.
         """
@@ -93,12 +112,14 @@ class Bundle:
 def open_bundle(
     directory: str | os.PathLike[str],
     *,
+    manifest: Manifest | None = None,
     verify: bool = True,
     strict: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Bundle:
     """Read and check a bundle.
 
+    manifest     in place of the one in the directory, which need not be there
     verify       compare SHA-256 digests; without it sizes, the manifest and the graph are still checked
     strict       refuse hard links, through which a file can be changed from elsewhere
     on_progress  is called while digests are computed
@@ -106,20 +127,21 @@ def open_bundle(
     Files that the manifest does not list are ignored. Raises BundleError, BundleIntegrityError where
     files differ from the manifest; the message lists every file that is at fault.
     """
-    root = _find_directory(directory)
-    with _located(directory), ExitStack() as stack:
-        manifest = _read_manifest(root, strict)
+    root = find_directory(directory, needs_manifest=manifest is None)
+    with located(directory), ExitStack() as stack:
+        manifest = manifest or _read_manifest(root, strict)
         files = _open_files(root, manifest, strict, stack)
-        identities = {name: settled_identity(name, files[name]) for name in manifest.data_names}
+        reopened = _names_reopened(manifest)
+        identities = {name: settled_identity(name, files[name]) for name in reopened}
         held = _read_files(files, manifest, verify, on_progress)
         for name, identity in identities.items():
             if FileIdentity.of(os.fstat(files[name])) != identity:
                 raise BundleIntegrityError(f"{name} changed while it was read")
-        _check_graphs(held, manifest)
+        _check_graphs(held, files, manifest)
     return Bundle(
         directory=root,
         manifest=manifest,
-        graph=held[GRAPH_NAME],
+        graph=held.get(manifest.graph_name, root / manifest.graph_name),
         tokenizer=held[TOKENIZER_NAME],
         prefill_graph=held.get(PREFILL_GRAPH_NAME),
         identities=identities,
@@ -127,49 +149,17 @@ def open_bundle(
     )
 
 
-def _find_directory(directory: str | os.PathLike[str]) -> Path:
-    """The bundle's directory with links resolved; says what else the path is if it is no bundle."""
-    if not isinstance(directory, str | os.PathLike):
-        raise OptionError("directory", f"must be a path, got {shown(directory)}")
-    text = os.fspath(directory)
-    try:
-        if not stat.S_ISDIR(os.stat(text).st_mode):
-            raise BundleError(f"{text} is a file, a bundle is a directory")
-        root = Path(os.path.realpath(text, strict=True))
-        names = set(os.listdir(root))
-    except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"there is no bundle at {shown(text, 300)}", hint=_missing_hint(text)) from None
-    except (OSError, ValueError) as error:
-        raise unreadable(shown(text, 300), error) from None
-    if MANIFEST_NAME in names:
-        return root
-    if "config.json" in names and any(_is_weights(name) for name in names):
-        raise BundleError(f"{text} is a checkpoint, not a bundle", hint=_export_hint(text))
-    raise BundleError(f"{text} is not a bundle: it has no {MANIFEST_NAME}")
+def _names_reopened(manifest: Manifest) -> tuple[str, ...]:
+    """The files that onnxruntime opens by itself: they are not held in memory."""
+    is_large = manifest.files[manifest.graph_name].size > MAX_HELD_BYTES
+    if manifest.portable is not None and is_large:
+        return (manifest.graph_name, *manifest.data_names)
+    return manifest.data_names
 
 
-def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") or name == "pytorch_model.bin"
-
-
-def _missing_hint(text: str) -> str | None:
-    """A hub id, such as gpt2 or org/name, is probably meant to be downloaded."""
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", text, re.ASCII):
-        return _export_hint(text)
-    return None
-
-
-def _export_hint(source: str) -> str:
-    return f"a checkpoint is turned into a bundle by: ortgpt export {shlex.quote(source)} -o OUT"
-
-
-@contextmanager
-def _located(directory: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the bundle's path before what is wrong with it."""
-    try:
-        yield
-    except BundleError as error:
-        raise type(error)(f"{os.fspath(directory)}: {error}", hint=error.hint) from None
+def _names_held(manifest: Manifest) -> set[str]:
+    names = {manifest.graph_name, PREFILL_GRAPH_NAME, TOKENIZER_NAME} & set(manifest.files)
+    return names - set(_names_reopened(manifest))
 
 
 def _read_manifest(root: Path, strict: bool) -> Manifest:
@@ -198,12 +188,13 @@ def _open_files(root: Path, manifest: Manifest, strict: bool, stack: ExitStack) 
     """Descriptors of all listed files, after checking what costs nothing: kind, links and size."""
     files: dict[str, int] = {}
     problems: list[BundleError] = []
+    held = _names_held(manifest)
     for name, entry in manifest.files.items():
         try:
             files[name] = stack.enter_context(_opened(root / name, root, strict))
             check_size(name, files[name], entry.size)
-            if entry.size > MAX_BYTES.get(name, entry.size):
-                raise BundleError(f"{name} has {entry.size} bytes, at most {MAX_BYTES[name]} are read")
+            if name in held and entry.size > MAX_HELD_BYTES:
+                raise BundleError(f"{name} has {entry.size} bytes, at most {MAX_HELD_BYTES} are read")
         except BundleError as error:
             problems.append(error)
     _raise_all(problems)
@@ -216,6 +207,7 @@ def _read_files(
     """The contents of the files that are held in memory; compares every file's digest."""
     total, done = sum(entry.size for entry in manifest.files.values()), 0
     held: dict[str, bytes] = {}
+    to_hold = _names_held(manifest)
     problems: list[BundleError] = []
 
     def on_bytes(count: int) -> None:
@@ -225,22 +217,24 @@ def _read_files(
 
     for name, entry in manifest.files.items():
         try:
-            if name in MAX_BYTES:
+            if name in to_hold:
                 held[name] = read_verified(name, files[name], entry.size, entry.sha256 if verify else None)
             elif verify:
                 check_digest(name, hash_file(name, files[name], on_bytes), entry.sha256)
         except BundleError as error:
             problems.append(error)
-        if verify and name in MAX_BYTES:
+        if verify and name in to_hold:
             on_bytes(entry.size)
     _raise_all(problems)
     return held
 
 
-def _check_graphs(held: Mapping[str, bytes], manifest: Manifest) -> None:
+def _check_graphs(held: Mapping[str, bytes], files: Mapping[str, int], manifest: Manifest) -> None:
     sizes = {name: manifest.files[name].size for name in manifest.data_names}
-    own = {WEIGHTS_NAME: sizes[WEIGHTS_NAME]}
-    check_graph(read_model(held[GRAPH_NAME]), manifest, own)
+    own = sizes if manifest.portable is not None else {WEIGHTS_NAME: sizes[WEIGHTS_NAME]}
+    name = manifest.graph_name
+    data = held[name] if name in held else map_file(name, files[name])
+    check_graph(read_model(data, name, dialect=manifest.dialect), manifest, own, name)
     if manifest.fast_prefill:
         graph = read_model(held[PREFILL_GRAPH_NAME], PREFILL_GRAPH_NAME)
         check_graph(graph, manifest, sizes, PREFILL_GRAPH_NAME)

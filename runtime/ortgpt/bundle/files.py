@@ -8,6 +8,7 @@ Face cache that the bundle lies in.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import time
@@ -141,6 +142,16 @@ def hash_file(name: str, descriptor: int, on_bytes: OnBytes = lambda _: None) ->
     except OSError as error:
         raise unreadable(name, error) from None
     return digest.hexdigest()
+
+
+def map_file(name: str, descriptor: int) -> mmap.mmap | bytes:
+    """A read-only mapping of an open file, which may be closed afterwards. Raises BundleError."""
+    try:
+        if os.fstat(descriptor).st_size == 0:  # an empty file can't be mapped
+            return b""
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise unreadable(name, error) from None
 
 
 def check_digest(name: str, found: str, expected: str) -> None:

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
+from ortgpt.bundle.branch_check import branch_problems
+from ortgpt.bundle.portable_operators import PORTABLE_OPERATORS
+from ortgpt.bundle.ports_check import interface_problems, show_port
 from ortgpt.bundle.quantised_check import quantised_problems, table_shape
-from ortgpt.bundle.wire import Model, Tensor, Value
+from ortgpt.bundle.tensors_check import tensor_problem
+from ortgpt.bundle.wire import Graph, Model, Node
 from ortgpt.checks import shown
 from ortgpt.errors import BundleError
-from ortgpt.graph_contract import FUSED_OPERATORS, Port, fused_inputs, fused_outputs
-from ortgpt.manifest import GRAPH_NAME, Architecture, Manifest
+from ortgpt.graph_contract import FUSED_OPERATORS
+from ortgpt.manifest import GRAPH_NAME, Architecture, Dialect, Manifest
 
-OPERATORS = {"fused": FUSED_OPERATORS}
-
-# ONNX's TensorProto.DataType: name and bytes of the element types that a bundle may use.
-ELEMENT_TYPES = {
-    1: ("float32", 4),
-    2: ("uint8", 1),
-    3: ("int8", 1),
-    6: ("int32", 4),
-    7: ("int64", 8),
-    9: ("bool", 1),
-    10: ("float16", 2),
+OPERATORS: dict[Dialect, dict[str, frozenset[str]]] = {
+    "fused": FUSED_OPERATORS,
+    "portable": PORTABLE_OPERATORS,
 }
 
-OPSETS = {"": range(13, 31), "com.microsoft": range(1, 2)}
+# onnxruntime writes these into every graph that it optimises, whether a node is of that domain or not.
+_IMPORTED_BY_HABIT = (
+    "ai.onnx.ml",
+    "ai.onnx.preview",
+    "ai.onnx.preview.training",
+    "ai.onnx.training",
+    "com.microsoft.experimental",
+    "com.microsoft.nchwc",
+    "org.pytorch.aten",
+)
+OPSETS: dict[Dialect, dict[str, range]] = {
+    "fused": {"": range(13, 31), "com.microsoft": range(1, 2)},
+    "portable": {"": range(11, 31), "com.microsoft": range(1, 2)}
+    | dict.fromkeys(_IMPORTED_BY_HABIT, range(1, 31)),
+}
 IR_VERSIONS = range(4, 17)
-MAX_RANK = 8
-MAX_DIM = 2**31 - 1
 MAX_PROBLEMS = 20
 
 _LOOKUPS = ("Gather", "GatherBlockQuantized")
-_INLINE, _EXTERNAL = 0, 1
-_EXTERNAL_KEYS = {"location", "offset", "length"}
+_HOLD_TENSORS = ("Constant", "ConstantOfShape")  # of portable graphs, in `value`
 
 
 def check_graph(
@@ -45,50 +51,42 @@ def check_graph(
     data_sizes  bytes of the files that the graph may refer to, one of which every external tensor must lie in
     name        the graph's file
     """
+    graphs = tuple(_graphs(model))
     problems = [
-        *_header_problems(model),
-        *_operator_problems(model, OPERATORS[manifest.dialect]),
-        *_interface_problems(model, manifest),
-        *_architecture_problems(model, manifest.architecture),
-        *_initializer_problems(model, data_sizes),
-        *quantised_problems(model),
+        *_header_problems(model, manifest.dialect),
+        *branch_problems(model, manifest.portable),
+        *_operator_problems(graphs, manifest.dialect),
+        *interface_problems(model, manifest),
+        *_architecture_problems(graphs, manifest),
+        *_tensor_problems(model, graphs, data_sizes),
+        *(problem for graph in graphs for problem in quantised_problems(graph)),
     ]
     if problems:
         more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
         raise BundleError(f"{name} is not usable: " + "; ".join(problems[:MAX_PROBLEMS] + more))
 
 
-def tensor_bytes(tensor: Tensor) -> int | None:
-    """Bytes that an initializer's dims and type ask for; None where they are out of bounds."""
-    if tensor.data_type not in ELEMENT_TYPES or len(tensor.dims) > MAX_RANK:
-        return None
-    size = ELEMENT_TYPES[tensor.data_type][1]
-    for dim in tensor.dims:
-        if not 0 <= dim <= MAX_DIM:
-            return None
-        size *= dim
-    return size
+def _graphs(model: Model) -> Iterator[Graph]:
+    """The outer graph, then the branches of a merged decoder with the outer initializers, which they see."""
+    yield model.graph
+    for node in model.nodes:
+        for branch in node.graphs.values():
+            yield branch._replace(initializers=model.initializers + branch.initializers)
 
 
-def external_range(tensor: Tensor) -> tuple[str, int, int]:
-    """(file, offset, length) of a checked external initializer."""
-    fields = dict(tensor.external)
-    return fields["location"], int(fields.get("offset", "0")), int(fields["length"])
-
-
-def _header_problems(model: Model) -> Iterator[str]:
+def _header_problems(model: Model, dialect: Dialect) -> Iterator[str]:
     if model.ir_version not in IR_VERSIONS:
         yield f"ir_version {model.ir_version} is not known"
     versions = [(_domain(domain), version) for domain, version in model.opsets]
     for domain, version in versions:
-        if version not in OPSETS.get(domain, ()):
+        if version not in OPSETS[dialect].get(domain, ()):
             yield f"opset {version} of domain {shown(domain or 'ai.onnx')} is not known"
     if "" not in dict(versions) or len(dict(versions)) < len(versions):
         yield "it must import the ONNX opset, and no opset twice"
     for count, what in ((model.functions, "functions"), (model.training, "training information")):
         if count:
             yield f"it holds {what}"
-    if model.sparse:
+    if any(graph.sparse for graph in _graphs(model)):
         yield "it holds sparse initializers"
     if any(key == "ort_config" for key, _ in model.metadata):
         yield "its metadata configures onnxruntime"
@@ -98,79 +96,44 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _operator_problems(model: Model, operators: dict[str, frozenset[str]]) -> Iterator[str]:
-    found = Counter((_domain(node.domain), node.operator) for node in model.nodes)
+def _operator_problems(graphs: tuple[Graph, ...], dialect: Dialect) -> Iterator[str]:
+    nodes = [node for graph in graphs for node in graph.nodes]
+    operators = OPERATORS[dialect]
+    found = Counter((_domain(node.domain), node.operator) for node in nodes)
+    if dialect == "portable":
+        found.pop(("", "If"), None)  # judged by branch_problems
     for (domain, operator), count in found.items():
         if operator not in operators.get(domain, ()):
             full_name = f"{domain}.{operator}" if domain else operator
             yield f"operator {shown(full_name)} is not allowed ({count} nodes)"
-    for node in model.nodes:
+    for node in nodes:
         for attribute in node.nested:
-            yield f"node {shown(node.name)} holds a graph or a tensor in attribute {shown(attribute)}"
+            if not _may_hold(node, attribute, dialect):
+                yield f"node {shown(node.name)} holds a graph or a tensor in attribute {shown(attribute)}"
         # onnxruntime reads outside its memory where this is negative.
         batch_dims = node.integers.get("batch_dims", 0)
         if node.operator == "GatherND" and batch_dims != 1:
             yield f"node {shown(node.name)} has batch_dims {batch_dims}, only 1 is allowed"
 
 
-def _interface_problems(model: Model, manifest: Manifest) -> Iterator[str]:
-    """Inputs and outputs against the ports of the contract."""
-    architecture = manifest.architecture
-    if 2 * architecture.layers > min(len(model.inputs), len(model.outputs)):
-        # Also keeps a manifest that names a billion layers from making a list of them.
-        yield (
-            f"{len(model.inputs)} inputs and {len(model.outputs)} outputs are too few "
-            f"for the manifest's {architecture.layers} layers"
-        )
-        return
-    kind = manifest.element_type
-    inputs = fused_inputs(architecture, ragged_widths=manifest.ragged_widths, element_type=kind)
-    yield from _port_problems("input", inputs, model.inputs)
-    yield from _port_problems("output", fused_outputs(architecture, element_type=kind), model.outputs)
-
-
-def _port_problems(kind: str, expected: Sequence[Port], found: Sequence[Value]) -> Iterator[str]:
-    values = {value.name: value for value in found}
-    if len(values) < len(found):
-        yield f"two {kind}s have the same name"
-    for port in expected:
-        value = values.pop(port.name, None)
-        if value is None:
-            yield f"{kind} {port.name} is missing"
-        elif not _fits(port, value):
-            yield (
-                f"{kind} {port.name} must be {_show(port.dtype, port.shape)}, "
-                f"found {_show(_type_name(value.element_type), value.shape)}"
-            )
-    for name in values:
-        yield f"{kind} {shown(name)} is not expected"
-
-
-def _fits(port: Port, value: Value) -> bool:
-    """Numbers must agree; an axis that is free in the contract must be free in the graph."""
-    if _type_name(value.element_type) != port.dtype or value.shape is None:
+def _may_hold(node: Node, attribute: str, dialect: Dialect) -> bool:
+    if dialect != "portable" or _domain(node.domain):
         return False
-    return len(value.shape) == len(port.shape) and all(
-        isinstance(found, str) if isinstance(expected, str) else found == expected
-        for found, expected in zip(value.shape, port.shape, strict=True)
-    )
+    if node.operator == "If":  # judged by branch_problems
+        return True
+    return node.operator in _HOLD_TENSORS and attribute == "value" and attribute in node.tensors
 
 
-def _show(type_name: str, shape: tuple[int | str, ...] | None) -> str:
-    if shape is None:
-        return f"{type_name} without a shape"
-    names = [axis if isinstance(axis, str) and axis.isidentifier() else shown(axis) for axis in shape]
-    more = ["…"] if len(names) > MAX_RANK else []
-    return f"{type_name} [{', '.join(names[:MAX_RANK] + more)}]"
-
-
-def _type_name(element_type: int) -> str:
-    return ELEMENT_TYPES[element_type][0] if element_type in ELEMENT_TYPES else f"type {element_type}"
-
-
-def _architecture_problems(model: Model, architecture: Architecture) -> Iterator[str]:
+def _architecture_problems(graphs: tuple[Graph, ...], manifest: Manifest) -> Iterator[str]:
     """The shape of the model that the graph computes, against the one that the manifest names."""
-    attention = [node for node in model.nodes if node.operator == "GroupQueryAttention"]
+    if manifest.dialect == "fused":
+        yield from _attention_problems(graphs[0], manifest.architecture)
+    for graph in graphs:
+        yield from _table_problems(graph, manifest)
+
+
+def _attention_problems(graph: Graph, architecture: Architecture) -> Iterator[str]:
+    attention = [node for node in graph.nodes if node.operator == "GroupQueryAttention"]
     if len(attention) != architecture.layers:
         yield f"the manifest has {architecture.layers} layers, the graph {len(attention)} attention nodes"
     for node in attention:
@@ -178,14 +141,17 @@ def _architecture_problems(model: Model, architecture: Architecture) -> Iterator
             heads = node.integers.get(attribute, 0)
             if heads != architecture.heads:
                 yield f"node {shown(node.name)} has {attribute} {heads}, the manifest {architecture.heads}"
-    yield from _table_problems(model, architecture)
 
 
-def _table_problems(model: Model, architecture: Architecture) -> Iterator[str]:
-    """The tables of tokens and positions: as many rows as there are ids, as wide as the model."""
-    dims = {tensor.name: tensor.dims for tensor in model.initializers}
+def _table_problems(graph: Graph, manifest: Manifest) -> Iterator[str]:
+    """The tables of tokens and positions: as many rows as there are ids, as wide as the model.
+
+    Those of a portable graph may have spare rows, and embeddings of another width.
+    """
+    dims = {tensor.name: tensor.dims for tensor in graph.initializers}
+    architecture, is_exact = manifest.architecture, manifest.dialect == "fused"
     rows = {"input_ids": architecture.vocab_size, "position_ids": architecture.context}
-    for node in model.nodes:
+    for node in graph.nodes:
         if node.operator not in _LOOKUPS or len(node.inputs) < 2 or node.inputs[0] not in dims:
             continue
         table, width = dims[node.inputs[0]], architecture.width
@@ -193,50 +159,27 @@ def _table_problems(model: Model, architecture: Architecture) -> Iterator[str]:
             table, size = table_shape(node, table), max(1, node.integers.get("block_size", 1))
             width = -(-width // size) * size  # whole blocks
         wanted = (rows.get(node.inputs[1], 0), width)
-        if wanted[0] and table != wanted:
-            shape = _show("table", table)
+        if not wanted[0]:
+            continue
+        shape = show_port("table", table)
+        if is_exact and table != wanted:
             yield f"{node.inputs[1]} must look up a table of {wanted[0]} x {wanted[1]}, found a {shape}"
+        elif not is_exact and (not table or table[0] < wanted[0]):
+            yield f"{node.inputs[1]} must look up a table of at least {wanted[0]} rows, found a {shape}"
 
 
-def _initializer_problems(model: Model, data_sizes: Mapping[str, int]) -> Iterator[str]:
-    names = [tensor.name for tensor in model.initializers]
-    if len(set(names)) < len(names):
-        yield "two initializers have the same name"
-    if not set(names).isdisjoint(value.name for value in model.inputs):
-        yield "an input has a default value"
-    for tensor in model.initializers:
-        problem = _tensor_problem(tensor, data_sizes)
-        if problem:
+def _tensor_problems(model: Model, graphs: tuple[Graph, ...], data_sizes: Mapping[str, int]) -> Iterator[str]:
+    tensors = {id(tensor): tensor for graph in graphs for tensor in graph.initializers}
+    for tensor in tensors.values():
+        if problem := tensor_problem(tensor, data_sizes):
             yield f"initializer {shown(tensor.name)} {problem}"
-
-
-def _tensor_problem(tensor: Tensor, data_sizes: Mapping[str, int]) -> str | None:
-    if tensor.data_type not in ELEMENT_TYPES:
-        return f"has element type {tensor.data_type}, which no bundle uses"
-    needed = tensor_bytes(tensor)
-    if needed is None:
-        return f"has impossible dims {shown(tensor.dims)}"
-    if tensor.data_location == _EXTERNAL and tensor.data is None:
-        return _external_problem(tensor, needed, data_sizes)
-    if tensor.data_location != _INLINE or tensor.external:
-        return "must hold its values or refer to them, not both"
-    found = len(tensor.data or b"")
-    return None if found == needed else f"holds {found} bytes, its dims ask for {needed}"
-
-
-def _external_problem(tensor: Tensor, needed: int, data_sizes: Mapping[str, int]) -> str | None:
-    fields = dict(tensor.external)
-    if len(fields) < len(tensor.external) or not {"location", "length"} <= set(fields) <= _EXTERNAL_KEYS:
-        keys = ", ".join(shown(key) for key, _ in tensor.external[:5])
-        return f"must refer to its values by location, offset and length, found keys {keys or 'none'}"
-    if fields["location"] not in data_sizes:
-        return f"lies in {shown(fields['location'])}, only {' and '.join(data_sizes)} is allowed"
-    for key in ("offset", "length"):
-        if not re.fullmatch(r"[0-9]{1,18}", fields.get(key, "0")):
-            return f"has {key} {shown(fields[key])}, which is not a count of bytes"
-    name, offset, length = external_range(tensor)
-    if length != needed:
-        return f"has length {length}, its dims ask for {needed}"
-    if offset + length > data_sizes[name]:
-        return f"ends at byte {offset + length} of {name}, which has {data_sizes[name]}"
-    return None
+    for graph in graphs:
+        names = [tensor.name for tensor in graph.initializers]
+        if len(set(names)) < len(names):
+            yield "two initializers have the same name"
+        if not set(names).isdisjoint(value.name for value in model.inputs):
+            yield "an input has a default value"
+        for node in graph.nodes:
+            for attribute, tensor in node.tensors.items():
+                if problem := tensor_problem(tensor, data_sizes):
+                    yield f"the {attribute} of node {shown(node.name)} {problem}"

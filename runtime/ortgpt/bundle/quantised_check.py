@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import prod
 
-from ortgpt.bundle.wire import Model, Node, Tensor
+from ortgpt.bundle.wire import Graph, Node, Tensor
 from ortgpt.checks import shown
 
 BITS = (4, 8)
@@ -17,10 +17,10 @@ MAX_SIDE = 2**31 - 1
 _UINT8, _INT8, _FLOAT = 2, 3, 1  # ONNX's TensorProto.DataType
 
 
-def quantised_problems(model: Model) -> Iterator[str]:
+def quantised_problems(graph: Graph) -> Iterator[str]:
     """What is wrong with the weights of MatMulNBits, GatherBlockQuantized and DynamicQuantizeMatMul."""
-    tensors = {tensor.name: tensor for tensor in model.initializers}
-    for node in model.nodes:
+    tensors = {tensor.name: tensor for tensor in graph.initializers}
+    for node in graph.nodes:
         match node.operator:
             case "MatMulNBits":
                 problem = _product_problem(node, tensors)

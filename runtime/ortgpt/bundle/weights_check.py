@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ortgpt.bundle.bundle import Bundle
 from ortgpt.bundle.weights import map_initializers
-from ortgpt.bundle.wire import read_model
 
 CHUNK = 1 << 20
 # The place of a norm's scale among its inputs; bundles of schema 1.0 have the second kind.
@@ -52,7 +51,7 @@ def _describe(array: NDArray[Any]) -> str:
 
 def _final_scale(bundle: Bundle) -> str:
     """The initializer that scales the norm behind hidden_states; "" where the graph has none."""
-    made_by = {output: node for node in read_model(bundle.graph).nodes for output in node.outputs}
+    made_by = {output: node for node in bundle.read_graph().nodes for output in node.outputs}
     node = made_by.get("hidden_states")
     if node is not None and node.operator == "Cast":  # of float16
         node = made_by.get(node.inputs[0])

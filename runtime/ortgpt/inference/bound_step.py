@@ -18,11 +18,14 @@ from ortgpt.manifest import Manifest
 HIDDEN = np.float32(-1e30)
 
 StepKey = tuple[int, int, int, int, int, bool]
-"""(generation of the cache's buffer, first row, last row + 1, width, outputs, with hidden states)"""
+"""(generation of the cache's cells, first row, last row + 1, width, outputs, with hidden states)"""
 
 
 class BoundStep:
-    """What a run needs besides the weights; a decode loop keeps using one."""
+    """What a run needs besides the weights; a decode loop keeps using one.
+
+    Logits and hidden states come into host memory, wherever the graph runs.
+    """
 
     def __init__(self, key: StepKey, session: Session, manifest: Manifest, cache: Cache) -> None:
         _, first, last, width, num_outputs, hidden = self.key = key
@@ -35,6 +38,7 @@ class BoundStep:
         self.total = np.zeros((), np.int32)
         self.output_positions = np.zeros((rows, num_outputs), np.int64)
         self.query_seqlens = np.zeros(rows, np.int32)
+        self._copies_inputs = session.memory.copies_inputs
         self.has_bias = has_shared_rows(manifest.element_type)
         self.no_bias = np.zeros(width * cache.capacity * self.has_bias, np.float32)
         self.no_bias_at = self.no_bias.ctypes.data  # asking costs as much as a whole reduction
@@ -48,25 +52,31 @@ class BoundStep:
 
     def _bind(self, first: int, last: int, layers: int, ragged: bool, cache: Cache) -> None:
         bind_input, bind_output = self.binding.bind_input, self.binding.bind_output
-        for name, array in (
-            ("input_ids", self.input_ids),
-            ("position_ids", self.position_ids),
-            ("seqlens_k", self.seqlens),
-            ("total_sequence_length", self.total),
-            ("output_positions", self.output_positions),
-        ):
-            _bind(bind_input, name, array, array.shape)
+        self._numbers: dict[str, np.ndarray[Any, Any]] = {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "seqlens_k": self.seqlens,
+            "total_sequence_length": self.total,
+            "output_positions": self.output_positions,
+        }
         if ragged:
-            _bind(bind_input, "query_seqlens", self.query_seqlens, self.query_seqlens.shape)
+            self._numbers["query_seqlens"] = self.query_seqlens
+        self._bind_numbers()
         _bind(bind_output, "logits", self.logits, self.logits.shape)
         if self.hidden is not None:
             _bind(bind_output, "hidden_states", self.hidden, self.hidden.shape)
-        self._buffers = cache.buffer  # keeps the bound memory alive
+        self._cells = cells = cache.cells  # keeps the bound memory alive
+        _, _, heads, capacity, head_size = cells.shape
+        place = (*cells.device, cells.dtype.type, (last - first, heads, capacity, head_size))
         for layer in range(layers):
             for kind, (past, present) in enumerate(cache_names(layer)):
-                view = cache.layer_slice(2 * layer + kind, first, last)
-                _bind(bind_input, past, view, view.shape)
-                _bind(bind_output, present, view, view.shape)
+                address = cells.address(2 * layer + kind, first)
+                bind_input(past, *place, address)
+                bind_output(present, *place, address)
+
+    def _bind_numbers(self) -> None:
+        for name, array in self._numbers.items():
+            _bind(self.binding.bind_input, name, array, array.shape)
 
     def fill(self, call: Call, new: Sequence[Ids] | Ids, lengths: Ids, siblings: bool) -> None:
         """Write the call's numbers into the bound arrays.
@@ -92,8 +102,12 @@ class BoundStep:
             self.seqlens[:] = lengths + self._issued_less_1
             total = max(self.seqlens.tolist()) + 1
         self.total[()] = total
-        if not self.has_bias:
-            return
+        if self._copies_inputs:
+            self._bind_numbers()
+        if self.has_bias:
+            self._fill_bias(call, lengths, siblings, total)
+
+    def _fill_bias(self, call: Call, lengths: Ids, siblings: bool, total: int) -> None:
         # Its shape grows with the text, so it has to be bound anew: the graph takes no wider one.
         if siblings:
             self._bias = bias = self._sibling_bias(lengths, total)

@@ -1,9 +1,7 @@
-"""The key-value cache: one buffer that the graph reads and writes in place.
+"""The key-value cache: cells that the graph reads and writes in place, and who they belong to.
 
-Layout (2 * layers, rows, heads, capacity, head_size), float32, or float16 where the graph computes in that:
-keys at even, values at odd indices.
-A slice [layer, first:last] is contiguous, so any run of rows can be bound without a copy. Rows
-have their own lengths; there is no padding on the left.
+Rows have their own lengths; there is no padding on the left. Where the cells lie, and how they are moved
+there, is the business of `cache_memory.py`.
 
 The cache remembers which tokens its cells belong to, so that a beam which continues another one
 copies only what lies behind their common beginning.
@@ -12,12 +10,10 @@ copies only what lies behind their common beginning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ortgpt.inference.memory import check_memory
+from ortgpt.inference.cache_memory import CacheCells, CacheMemory, HostMemory, Move
 from ortgpt.interfaces import Ids
 from ortgpt.manifest import Architecture, ElementType
 
@@ -26,16 +22,21 @@ MIN_CAPACITY = 64
 SPARE = 1
 UNKNOWN = -1  # a cell whose token says nothing about its content: unused, or written by a sibling
 
-Cells = NDArray[np.floating[Any]]
-
 
 class Cache:
-    """Buffers and lengths of `rows` rows. `generation` changes when the buffer moves."""
+    """CacheCells and lengths of `rows` rows. `generation` changes when the cells move to other memory."""
 
-    def __init__(self, architecture: Architecture, rows: int, element_type: ElementType = "float32") -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        rows: int,
+        element_type: ElementType = "float32",
+        memory: CacheMemory | None = None,
+    ) -> None:
         self._architecture, self._element_type = architecture, element_type
+        self._memory: CacheMemory = memory or HostMemory()
         self.lengths: Ids = np.zeros(rows, np.int64)
-        self.buffer = self._allocate(rows, 0)
+        self.cells = self._allocate(rows, 0)
         self._tokens: Ids = np.full((rows, 0), UNKNOWN)  # (allocated rows, capacity)
         self.generation = 0
 
@@ -50,20 +51,15 @@ class Cache:
 
     @property
     def capacity(self) -> int:
-        return int(self.buffer.shape[3])
+        return self.cells.shape[3]
 
     @property
     def nbytes(self) -> int:
-        return int(self.buffer.nbytes)
-
-    def layer_slice(self, index: int, first: int, last: int) -> Cells:
-        """(last - first, heads, capacity, head_size), contiguous, of key or value buffer `index`."""
-        view: Cells = self.buffer[index, first:last]
-        return view
+        return self.cells.nbytes
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in every row, and for more to come, up to the context."""
-        self._make_room(self.buffer.shape[1], length)
+        self._make_room(self.cells.shape[1], length)
 
     def record(self, row: int, token_ids: Ids, *, siblings: bool) -> None:
         """Count the tokens that the graph has written behind a row's last one."""
@@ -81,25 +77,21 @@ class Cache:
     def reorder(self, source_rows: Ids) -> None:
         """Row i continues from row source_rows[i]. Copies only what the row does not hold already."""
         lengths = self.lengths[source_rows]
-        if len(source_rows) > self.buffer.shape[1]:
+        if len(source_rows) > self.cells.shape[1]:
             grown = self._allocate(len(source_rows), self.capacity)
-            used = int(lengths.max(initial=0))
-            for index in range(len(self.buffer)):  # layer by layer: no second copy of the whole
-                grown[index, :, :, :used] = self.buffer[index, source_rows, :, :used]
+            grown.take(self.cells, source_rows, int(lengths.max(initial=0)))
             self._replace(grown, self._tokens[source_rows])
         else:
             changes = self._changes(source_rows)
+            self.cells.move(changes)
             # All are read before the first is written, so rows may swap.
-            parts = [
-                (self.buffer[:, s, :, a:b].copy(), self._tokens[s, a:b].copy()) for _, s, a, b in changes
-            ]
-            for (row, _, begin, end), (cells, tokens) in zip(changes, parts, strict=True):
-                self.buffer[:, row, :, begin:end] = cells
+            parts = [self._tokens[source, begin:end].copy() for _, source, begin, end in changes]
+            for (row, _, begin, end), tokens in zip(changes, parts, strict=True):
                 self._tokens[row, begin:end] = tokens
         self.lengths = lengths
 
-    def _changes(self, source_rows: Ids) -> list[tuple[int, int, int, int]]:
-        """(row, source, begin, end): the cells that row must take over from source."""
+    def _changes(self, source_rows: Ids) -> list[Move]:
+        """The cells that rows must take over from their sources."""
         changes = []
         for row, source in enumerate(source_rows):
             if row == source:
@@ -111,25 +103,23 @@ class Cache:
             differs = (own != other) | (own == UNKNOWN)
             # The same tokens from the first on make the same cells, whichever row computed them.
             begin = int(differs.argmax()) if differs.any() else shared
-            changes.append((row, int(source), begin, end))
+            changes.append(Move(row, int(source), begin, end))
         return changes
 
     def keep(self, row: int, base: int, chosen: Sequence[int]) -> None:
         """Of the tokens from position `base` on keep those at base + chosen, moved down to base."""
         if list(chosen) != list(range(len(chosen))):
             positions = base + np.asarray(chosen, np.int64)
-            kept = self.buffer[:, row][:, :, positions]  # (2 * layers, heads, kept, head_size), a copy
-            self.buffer[:, row, :, base : base + len(chosen)] = kept
+            self.cells.pick(row, base, positions)
             self._tokens[row, base : base + len(chosen)] = self._tokens[row, positions]
         self.lengths[row] = base + len(chosen)
 
     def copy(self) -> Cache:
         """An independent cache with the same contents."""
-        twin = Cache(self._architecture, self.num_rows, self._element_type)
+        twin = Cache(self._architecture, self.num_rows, self._element_type, self._memory)
         twin._replace(twin._allocate(self.num_rows, self.capacity), self._tokens[: self.num_rows].copy())
         twin.lengths = self.lengths.copy()
-        used = self.longest
-        twin.buffer[:, :, :, :used] = self.buffer[:, : self.num_rows, :, :used]
+        twin.cells.take(self.cells, slice(0, self.num_rows), self.longest)
         return twin
 
     def join(self, other: Cache) -> None:
@@ -137,7 +127,7 @@ class Cache:
         first, last = self.num_rows, self.num_rows + other.num_rows
         used = int(other.lengths.max(initial=0))
         self._make_room(last, used)
-        self.buffer[:, first:last, :, :used] = other.buffer[:, : other.num_rows, :, :used]
+        self.cells.take(other.cells, slice(0, other.num_rows), used, first)
         self._tokens[first:last] = UNKNOWN
         self._tokens[first:last, :used] = other._tokens[: other.num_rows, :used]
         self.lengths = np.concatenate([self.lengths, other.lengths])
@@ -149,7 +139,7 @@ class Cache:
 
     def _make_room(self, rows: int, length: int) -> None:
         """See to it that there are so many rows, each with places for `length` tokens and the spare."""
-        allocated, capacity = self.buffer.shape[1], self.capacity
+        allocated, capacity = self.cells.shape[1], self.capacity
         wanted = length + SPARE
         if rows <= allocated and wanted <= capacity:
             return
@@ -162,27 +152,21 @@ class Cache:
         ahead = max(2 * self.capacity, wanted + max(MIN_CAPACITY, wanted // 2))
         return max(wanted, min(ahead, self._architecture.context + SPARE))
 
-    def _allocate(self, rows: int, capacity: int) -> Cells:
-        shape, kind = self._architecture, np.dtype(self._element_type)
+    def _allocate(self, rows: int, capacity: int) -> CacheCells:
+        shape = self._architecture
         if capacity:
             capacity = max(capacity, min(shape.context + SPARE, MIN_CAPACITY))
-        check_memory(
-            rows * capacity * shape.cache_bytes_per_token(kind.itemsize),
-            f"the cache of {rows} rows of {capacity} tokens",
-            "use fewer rows (n, or prompts in one batch) or fewer tokens",
+        return self._memory.allocate(
+            (2 * shape.layers, rows, shape.cache_heads, capacity, shape.cache_head_size), self._element_type
         )
-        # Zeros, not empty: untouched pages cost nothing, and no stray NaN can reach a masked product.
-        return np.zeros((2 * shape.layers, rows, shape.cache_heads, capacity, shape.cache_head_size), kind)
 
-    def _move_to(self, grown: Cells) -> None:
-        used = self.longest
-        rows = self.num_rows
-        grown[:, :rows, :, :used] = self.buffer[:, :rows, :, :used]
-        self._replace(grown, self._tokens[:rows])
+    def _move_to(self, grown: CacheCells) -> None:
+        grown.take(self.cells, slice(0, self.num_rows), self.longest)
+        self._replace(grown, self._tokens[: self.num_rows])
 
-    def _replace(self, buffer: Cells, tokens: Ids) -> None:
-        """Take over a new buffer; tokens (rows, capacity so far) says what its first cells hold."""
-        self.buffer = buffer
-        self._tokens = np.full((buffer.shape[1], buffer.shape[3]), UNKNOWN)
+    def _replace(self, cells: CacheCells, tokens: Ids) -> None:
+        """Take over new cells; tokens (rows, capacity so far) says what the first of each row hold."""
+        self.cells = cells
+        self._tokens = np.full((cells.shape[1], cells.shape[3]), UNKNOWN)
         self._tokens[: tokens.shape[0], : tokens.shape[1]] = tokens
         self.generation += 1

@@ -10,17 +10,23 @@ from typing import Literal
 
 import numpy as np
 
-from ortgpt.errors import ContextLengthError, OptionError
+from ortgpt.errors import OptionError
 from ortgpt.graph_contract import has_shared_rows
 from ortgpt.inference.bound_step import BoundStep, StepKey
 from ortgpt.inference.cache import Cache
-from ortgpt.inference.plan import Call, plan_calls
+from ortgpt.inference.collected_outputs import CollectedOutputs
+from ortgpt.inference.plan import DEFAULT_CHUNK, Call, plan_calls
 from ortgpt.inference.session import Session
-from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs
+from ortgpt.inference.verb_checks import (
+    check_chosen,
+    check_new_tokens,
+    check_source_rows,
+    check_trimmed,
+    is_plain_step,
+)
+from ortgpt.interfaces import Capabilities, Ids, Outputs
 from ortgpt.manifest import Manifest
 
-# Attention takes a third less time in pieces of 256 tokens than whole; the products hardly mind.
-DEFAULT_CHUNK = 256
 # New tokens, of all rows together, from which a call runs on the second graph. Its products take 1.2 to 1.6
 # times as long as the first one's at one token, and about half as long from 8 on. In between, where it gains
 # less, beams and drafts keep the finer rounding of the first.
@@ -46,7 +52,7 @@ class FusedDecoder:
     ) -> None:
         self._session, self._manifest, self._chunk = session, manifest, chunk
         self._wide = wide
-        self._cache = Cache(manifest.architecture, rows, manifest.element_type)
+        self._cache = Cache(manifest.architecture, rows, manifest.element_type, session.memory)
         self._steps: dict[StepKey, BoundStep] = {}  # the last used comes last
         self._last_step: BoundStep | None = None
         # The last widths, whether siblings, and their calls.
@@ -96,17 +102,22 @@ class FusedDecoder:
             states = None if run.hidden is None else run.hidden[:, :longest]
             found = Outputs(run.logits[:, :longest] if outputs == "all" else run.logits, states)
         else:
-            collected = _Collected(widths, outputs)
+            collected = CollectedOutputs(widths, outputs, self.vocab_size)
             for call in calls:
-                collected.add(call, self._run(call, new, outputs, hidden, siblings))
+                part = self._run(call, new, outputs, hidden, siblings)
+                rows, taken = slice(call.first, call.last), max(call.counts)
+                if outputs == "all":
+                    collected.add_logits(rows, call.begin, part.logits[:, :taken])
+                elif call.is_end:
+                    collected.add_logits(rows, 0, part.logits)
+                if part.hidden is not None:
+                    collected.add_hidden(rows, call.begin, part.hidden[:, :taken])
             found = collected.outputs()
         self._added, self._siblings = widths, siblings
         return found
 
     def reorder(self, source_rows: Sequence[int] | Ids) -> None:
-        rows = np.asarray(source_rows, np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= self.num_rows):
-            raise OptionError("source_rows", f"must name rows 0 to {self.num_rows - 1}")
+        rows = check_source_rows(source_rows, self.num_rows)
         self._cache.reorder(rows)
         self._added = [self._added[row] for row in rows]
 
@@ -120,25 +131,14 @@ class FusedDecoder:
         return twin
 
     def keep(self, chosen: Sequence[Sequence[int]]) -> None:
-        if len(chosen) != self.num_rows:
-            raise OptionError("chosen", f"must have one entry for each of {self.num_rows} rows")
-        for row, (picks, added) in enumerate(zip(chosen, self._added, strict=True)):
-            if any(not 0 <= pick < added for pick in picks) or len(set(picks)) != len(picks):
-                raise OptionError(f"chosen[{row}]", f"must name different ones of the {added} last tokens")
-            if self._siblings and len(picks) > 1:
-                raise OptionError(f"chosen[{row}]", "can keep one of several siblings: they share a position")
+        check_chosen(chosen, self._added, siblings=self._siblings)
         for row, picks in enumerate(chosen):
             self._cache.keep(row, int(self._cache.lengths[row]) - self._added[row], picks)
         self._added = [len(picks) for picks in chosen]
         self._siblings = False
 
     def trim(self, lengths: Sequence[int] | Ids) -> None:
-        wanted = np.asarray(lengths, np.int64)
-        if wanted.shape != self._cache.lengths.shape or not (
-            (wanted >= 0).all() and (wanted <= self._cache.lengths).all()
-        ):
-            raise OptionError("lengths", "must hold a length for each row, at most its present one")
-        self._cache.lengths = wanted.copy()
+        self._cache.lengths = check_trimmed(lengths, self._cache.lengths)
         self._added = [0] * self.num_rows
 
     def join(self, other: FusedDecoder) -> None:
@@ -170,33 +170,22 @@ class FusedDecoder:
 
     def _check(self, token_ids: Sequence[Sequence[int] | Ids] | Ids, siblings: bool) -> Sequence[Ids] | Ids:
         """The new ids by row, as arrays."""
-        if isinstance(token_ids, np.ndarray) and not siblings and self._is_plain_step(token_ids):
-            return token_ids
+        shape = self._manifest.architecture
+        if isinstance(token_ids, np.ndarray) and not siblings:
+            rows, longest = self.num_rows, self._cache.longest
+            if is_plain_step(
+                token_ids, longest, rows=rows, vocab_size=shape.vocab_size, context=shape.context
+            ):
+                return token_ids
         if siblings and not self.capabilities.shared_rows:
             raise OptionError("siblings", f"can't share a row of this {self._manifest.precision} bundle")
-        new = [np.asarray(ids, np.int64) for ids in token_ids]
-        if len(new) != self.num_rows or not new:
-            raise OptionError("token_ids", f"must have one sequence for each of {self.num_rows} rows")
-        for row, ids in enumerate(new):
-            if ids.ndim != 1 or not ids.size:
-                raise OptionError(f"token_ids[{row}]", "must be a sequence of at least one id")
-            # Checked here once more than in the doors: a Gather takes -1 without complaint.
-            if ids.min() < 0 or ids.max() >= self.vocab_size:
-                raise OptionError(f"token_ids[{row}]", f"must lie between 0 and {self.vocab_size - 1}")
-            # Siblings share the next position; their spare cells need no place in the context.
-            length = int(self._cache.lengths[row]) + (1 if siblings else len(ids))
-            if length > self.context:
-                raise ContextLengthError(
-                    "token_ids", f"bring row {row} to {length} tokens, the context is {self.context}"
-                )
-        return new
-
-    def _is_plain_step(self, token_ids: Ids) -> bool:
-        """Whether these are one good id (rows, 1) for each row, with room for it."""
-        if token_ids.dtype != np.int64 or token_ids.shape != (self.num_rows, 1) or not token_ids.size:
-            return False
-        ids = token_ids[:, 0].tolist()
-        return min(ids) >= 0 and max(ids) < self.vocab_size and self._cache.longest < self.context
+        return check_new_tokens(
+            token_ids,
+            self._cache.lengths,
+            vocab_size=shape.vocab_size,
+            context=shape.context,
+            siblings=siblings,
+        )
 
     def _run(
         self,
@@ -240,33 +229,3 @@ class FusedDecoder:
         _, first, last, width, *_ = key
         is_wide = (last - first) * width >= WIDE_TOKENS
         return self._wide if is_wide and self._wide is not None else self._session
-
-
-class _Collected:
-    """Puts the outputs of several calls together."""
-
-    def __init__(self, widths: list[int], outputs: Literal["last", "all"]) -> None:
-        self._widths, self._outputs = widths, outputs
-        self._logits: Floats | None = None
-        self._hidden: Floats | None = None
-
-    def add(self, call: Call, part: Outputs) -> None:
-        longest = max(self._widths)
-        rows = len(self._widths)
-        if self._logits is None:
-            num_outputs = longest if self._outputs == "all" else 1
-            self._logits = np.zeros((rows, num_outputs, part.logits.shape[2]), np.float32)
-            if part.hidden is not None:
-                self._hidden = np.zeros((rows, longest, part.hidden.shape[2]), np.float32)
-        span = slice(call.begin, call.begin + max(call.counts))
-        taken = max(call.counts)
-        if self._outputs == "all":
-            self._logits[call.first : call.last, span] = part.logits[:, :taken]
-        elif call.is_end:
-            self._logits[call.first : call.last] = part.logits
-        if self._hidden is not None and part.hidden is not None:
-            self._hidden[call.first : call.last, span] = part.hidden[:, :taken]
-
-    def outputs(self) -> Outputs:
-        assert self._logits is not None  # extend has at least one call
-        return Outputs(self._logits, self._hidden)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+# Attention takes a third less time in pieces of 256 tokens than whole; the products hardly mind.
+DEFAULT_CHUNK = 256
 ATTENTION_BLOCK = 128
 
 

@@ -13,12 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ortgpt.errors import BundleError, MissingExtraError, OptionError, OrtgptError, ProviderError
+from ortgpt.errors import MissingExtraError, OrtgptError, ProviderError
+from ortgpt.inference import cuda
+from ortgpt.inference.cache_memory import HOST, CacheMemory, Device, HostMemory
+from ortgpt.inference.device_memory import DeviceMemory
+from ortgpt.inference.failures import load_error, memory_error, run_error
 from ortgpt.inference.memory import check_memory
+from ortgpt.inference.move_graph import move_graph
+from ortgpt.inference.providers import Provider, check_cuda_available, choose_provider, cpu_warning
+from ortgpt.inference.wheels import INSTALL_ONE, upgrade_command
 from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
@@ -42,12 +50,12 @@ try:
     with _usage_data_off():
         import onnxruntime
 except ModuleNotFoundError as error:
-    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
+    missing = MissingExtraError("ortgpt", "cpu", package="onnxruntime")
+    missing.hint = f"install it with: {INSTALL_ONE}"
+    raise missing from error
 except ImportError as error:
     raise ProviderError(f"onnxruntime is installed but can't be loaded: {error}") from error
 
-Provider = Literal["auto", "cpu", "cuda"]
-PROVIDERS = ("auto", "cpu", "cuda")
 OnRun = Callable[[float], None]
 """Is told the seconds that a run of the graph took, in the thread that ran it."""
 
@@ -56,13 +64,17 @@ OLDEST_ONNXRUNTIME = (1, 31)
 # copy; float16 is converted anew by every run, all weights at once.
 MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
 
+# The first that the process may see: CUDA_VISIBLE_DEVICES chooses.
+DEVICES = {"cpu": HOST, "cuda": Device("cuda", 0)}
+
 # onnxruntime does not promise that sessions can be built by several threads at once.
 _BUILD_LOCK = threading.Lock()
 
 
 class Session:
-    """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda".
+    """A loaded graph. `provider` is the one that runs it: "cpu" or "cuda"; caches lie in its `memory`.
 
+    graph           its bytes, or where it lies
     weights_folder  where onnxruntime finds the data files
     initializers    the same weights as arrays, for files that onnxruntime would not open itself
     on_run          is called after every run, for measurements
@@ -71,7 +83,7 @@ class Session:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: bytes | Path,
         weights_folder: Path,
         manifest: Manifest,
         *,
@@ -82,7 +94,6 @@ class Session:
         takes_turns: bool = False,
     ) -> None:
         check_installed_version(max(OLDEST_ONNXRUNTIME, parse_version(manifest.provenance.onnxruntime_floor)))
-        self.provider = choose_provider(provider, manifest)
         self.threads = threads or default_threads()
         self._on_run, self._takes_turns = on_run, takes_turns
         with contextlib.ExitStack() as stack:
@@ -90,16 +101,19 @@ class Session:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
                 for name in manifest.data_names:
                     (weights_folder / name).touch()  # is looked for even though it is not read
-            self._session: Any = self._build(graph, weights_folder, initializers or {})
+            self.provider, self._session = self._build(
+                provider, manifest, graph, self._options(manifest, weights_folder, initializers or {})
+            )
+        self.memory = _cache_memory(DEVICES[self.provider])
         self._process = os.getpid()
 
-    def _build(self, graph: bytes, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]) -> Any:
-        options = onnxruntime.SessionOptions()
+    def _options(
+        self, manifest: Manifest, weights_folder: Path, initializers: Mapping[str, NDArray[Any]]
+    ) -> Any:
+        options = _plain_options()
+        if manifest.dialect == "portable":  # what exporters trace is written for the optimiser
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # The graph is written as it is to be run: onnxruntime would fuse sums and norms into slower ones.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)
         )
@@ -116,17 +130,28 @@ class Session:
         }
         for name, value in self._initializers.items():
             options.add_initializer(name, value)
-        names = ["CPUExecutionProvider"]
-        with _BUILD_LOCK:
+        return options
+
+    def _build(
+        self, wanted: Provider, manifest: Manifest, graph: bytes | Path, options: Any
+    ) -> tuple[str, Any]:
+        """(provider, onnxruntime's session). With "auto" CUDA has to load, or it is the CPU."""
+        available = available_providers()
+        chosen, reason = choose_provider(wanted, manifest, available), None
+        if chosen == "cuda":
             try:
-                session = onnxruntime.InferenceSession(graph, options, providers=names)
-            except MemoryError as error:
-                raise ProviderError("not enough memory to load the model") from error
-            except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
-                raise BundleError(f"onnxruntime can't load the graph: {_first_line(error)}") from error
-        if session.get_providers()[0] != names[0]:
-            raise ProviderError(f"onnxruntime loaded {session.get_providers()[0]}, not {names[0]}")
-        return session
+                return chosen, open_graph(graph, options, DEVICES[chosen])
+            except ProviderError as error:
+                if wanted == "cuda":
+                    raise
+                check_room(manifest, provider="cpu")
+                reason = str(error)
+        elif wanted == "auto" and cuda.PROVIDER in available:
+            reason = f"{manifest.precision} bundles can't run on CUDA"
+        warning = cpu_warning(manifest, reason)
+        if warning is not None:
+            logger.warning(warning)
+        return "cpu", open_graph(graph, options, HOST)
 
     def binding(self) -> Any:
         """A new IO binding of this session."""
@@ -135,14 +160,7 @@ class Session:
     def run(self, binding: Any) -> None:
         """One forward pass over what is bound. Safe from several threads with bindings of their own."""
         begin = time.perf_counter()
-        try:
-            self._open().run_with_iobinding(binding)
-        except MemoryError as error:
-            raise ProviderError("not enough memory to run the model") from error
-        except OrtgptError:
-            raise
-        except Exception as error:
-            raise ProviderError(f"onnxruntime failed: {_first_line(error)}") from error
+        run_bound(self._open(), binding, self.provider)
         if self._on_run is not None:
             self._on_run(time.perf_counter() - begin)
 
@@ -165,6 +183,101 @@ class Session:
         return session
 
 
+class Engine:
+    """What device_memory.py needs of onnxruntime on a device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._mover = open_graph(move_graph(), _plain_options(), device)
+
+    def zeros(self, shape: tuple[int, ...], what: str, hint: str) -> Any:
+        array = np.zeros(shape, np.float32)
+        try:
+            return onnxruntime.OrtValue.ortvalue_from_numpy(array, *self.device)
+        except Exception as error:
+            purpose = f"hold {what}, {array.nbytes / 1e6:,.0f} MB"
+            raise memory_error(error, purpose, self.device.type, hint) or run_error(
+                error, self.device.type
+            ) from error
+
+    def binding(self) -> Any:
+        return self._mover.io_binding()
+
+    def run(self, binding: Any) -> None:
+        run_bound(self._mover, binding, self.device.type)
+
+
+def _cache_memory(device: Device) -> CacheMemory:
+    return HostMemory() if device == HOST else DeviceMemory(Engine(device))
+
+
+def _plain_options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The graph is written as it is to be run: onnxruntime would fuse sums and norms into slower ones.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def open_graph(graph: bytes | Path, options: Any, device: Device) -> Any:
+    """onnxruntime's session on the device, or an error of the family: never one on another device."""
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, (cuda.PROVIDER, cuda.provider_options(device.id)))
+    source = str(graph) if isinstance(graph, Path) else graph
+    with _BUILD_LOCK:
+        if device.type == "cuda":
+            _check_cuda_loads()
+        try:
+            with _quiet_engine(device):
+                session = onnxruntime.InferenceSession(
+                    source, options, providers=providers, enable_fallback=0
+                )
+        except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
+            raise load_error(error, device.type) from error
+    wanted = providers[0][0] if device.type == "cuda" else providers[0]
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"onnxruntime loaded {session.get_providers()[0]}, not {wanted}",
+            hint="see what ortgpt doctor says",
+        )
+    return session
+
+
+def run_bound(session: Any, binding: Any, provider: str) -> None:
+    """One run, with onnxruntime's errors as those of the family."""
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        raise run_error(error, provider) from error
+
+
+@contextlib.contextmanager
+def _quiet_engine(device: Device) -> Iterator[None]:
+    """What is wrong with CUDA is in the error; onnxruntime would write it to stderr as well, in colours."""
+    if device.type == "cpu":
+        yield
+        return
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # what it has by itself; it can't be asked
+
+
+def _check_cuda_loads() -> None:
+    problem = cuda.find_load_problem(onnxruntime.preload_dlls)
+    if problem is not None:
+        raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.remedy(problem))
+
+
+def check_cuda() -> None:
+    """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
+    check_cuda_available(available_providers())
+    Engine(DEVICES["cuda"])
+
+
 def available_providers() -> list[str]:
     """The providers of the installed onnxruntime, by its own names."""
     return list(onnxruntime.get_available_providers())
@@ -175,50 +288,27 @@ def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> Non
     if parse_version(onnxruntime.__version__) < needed:
         raise ProviderError(
             f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
-            hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
+            hint=upgrade_command(f"{needed[0]}.{needed[1]}"),
         )
 
 
-def check_room(manifest: Manifest, *, fast_prefill: bool = False) -> None:
-    """Raise ProviderError unless there is memory for the weights, and for the second copy if asked for."""
+def check_room(manifest: Manifest, *, fast_prefill: bool = False, provider: str = "cpu") -> None:
+    """Raise ProviderError unless there is memory for the weights, and for the second copy if asked for.
+
+    The host's memory: CUDA's own is asked for by onnxruntime, and refused in its error.
+    """
     takes_both = fast_prefill and manifest.fast_prefill
     left_out = () if takes_both else (PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME)
     weights = sum(entry.size for name, entry in manifest.files.items() if name not in left_out)
     leave_out = "leave out the second copy: fast_prefill=False, --no-fast-prefill"
     remedy = leave_out if takes_both else "use a smaller model"
+    is_cpu = choose_provider(provider, manifest, available_providers()) == "cpu"
+    factor = MEMORY_PER_WEIGHT[manifest.element_type if is_cpu else "float32"]
     check_memory(
-        # Weights are packed for the matrix products one by one, the table stays beside its copy.
-        int(MEMORY_PER_WEIGHT[manifest.element_type] * weights) + 50_000_000,
+        int(factor * weights) + 50_000_000,
         f"loading {weights / 1e6:,.0f} MB of weights",
         f"free some memory, raise the limit, or {remedy}",
     )
-
-
-def choose_provider(wanted: str, manifest: Manifest) -> str:
-    """The provider that will run the bundle. Asked for and not to be had is an error, never a fallback."""
-    if wanted not in PROVIDERS:
-        raise OptionError("provider", f"must be one of {', '.join(PROVIDERS)}, got {wanted!r}")
-    available = available_providers()
-    has_cuda = "CUDAExecutionProvider" in available
-    if wanted == "cuda":
-        if not has_cuda:
-            raise ProviderError(
-                f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
-                hint="pip uninstall onnxruntime, then: pip install onnxruntime-gpu",
-            )
-        if manifest.element_type == "float16":
-            raise ProviderError("this version of ortgpt runs nothing on CUDA", hint="use provider cpu")
-        raise ProviderError(
-            f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention has no such kernel there",
-            hint="use provider cpu",
-        )
-    if manifest.element_type == "float16":
-        logger.warning(
-            "running on the CPU, which has to convert fp16: int8 and fp32 bundles are faster there"
-        )
-    elif wanted == "auto" and has_cuda:
-        logger.warning("running on the CPU: %s bundles can't run on CUDA", manifest.precision)
-    return "cpu"
 
 
 def default_threads() -> int:
@@ -228,7 +318,3 @@ def default_threads() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))  # "max" is a ValueError: no quota
     return count
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]

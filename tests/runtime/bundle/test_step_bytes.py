@@ -15,7 +15,7 @@ FLOAT, UINT8 = 1, 2
 
 
 def node(operator: str, *inputs: str) -> Node:
-    return Node(operator, "", "", inputs, (), {}, ())
+    return Node(operator, "", "", inputs, (), {}, (), {}, {})
 
 
 def graph(nodes: list[Node], **tensors: tuple[tuple[int, ...], int]) -> Model:
