@@ -27,13 +27,13 @@ from ortgpt.manifest import (
     Probe,
     Provenance,
 )
+from ortgpt.probe import make_probe
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.checkpoint import Checkpoint, open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
 from ortgpt_export.graph import data_bytes, write_graph
 from ortgpt_export.heads import cache_head_size
 from ortgpt_export.preparation import check_range, prepare
-from ortgpt_export.probe import make_probe
 from ortgpt_export.progress import Counter, Progress, Stage
 from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile, read_tokenizer

@@ -21,6 +21,7 @@ from ortgpt.manifest import (
     Probe,
     Provenance,
 )
+from ortgpt.probe import make_probe
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.causal_model import CausalConfig, read_causal_config, stage_checkpoint
 from ortgpt_export.checkpoint import open_checkpoint
@@ -29,7 +30,6 @@ from ortgpt_export.external_data import ALIGNMENT
 from ortgpt_export.job import SMALL_FILES_BYTES, Job
 from ortgpt_export.optimum_trace import check_family, trace
 from ortgpt_export.portable_graph import describe_ports, write_portable_graph
-from ortgpt_export.probe import make_probe
 from ortgpt_export.progress import Counter, Progress, Stage
 from ortgpt_export.schemes import SCHEMES, Scheme
 from ortgpt_export.tokenizer_file import read_tokenizer

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ortgpt.adoption.adopt import adopt
     from ortgpt.constraint_specs import Forbidden, Keywords
     from ortgpt.errors import (
         BundleError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ortgpt.adoption.adopt": ("adopt",),
     "ortgpt.constraint_specs": ("Forbidden", "Keywords"),
     "ortgpt.errors": (
         "BundleError",
@@ -94,6 +96,7 @@ __all__ = [
     "TokenLogprob",
     "Transcript",
     "__version__",
+    "adopt",
     "load",
 ]
 

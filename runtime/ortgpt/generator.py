@@ -22,7 +22,7 @@ from ortgpt.inference.decoders import make_decoder
 from ortgpt.inference.plan import DEFAULT_CHUNK
 from ortgpt.inference.session import OnRun, Provider, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
-from ortgpt.manifest import WEIGHTS_NAME, Manifest
+from ortgpt.manifest import Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
 from ortgpt.options import OptionFields, Options, make_options
 from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_token_ids
@@ -56,7 +56,7 @@ def load(
     fast_prefill: bool = True,
     on_run: OnRun | None = None,
 ) -> Model:
-    """Load a bundle that `ortgpt export` wrote.
+    """Load a bundle that `ortgpt export` or `ortgpt adopt` made.
 
     path           its directory; not given: the small storyteller that comes with the package
     provider       "auto" takes the best that can run the bundle; any other must be there
@@ -75,6 +75,30 @@ def load(
         check_int("threads", threads, 1, 1024)
     check_int("prefill_chunk", prefill_chunk, 1)
     bundle = open_bundle(path, verify=verify)
+    model = start_model(
+        bundle,
+        provider=provider,
+        threads=threads,
+        prefill_chunk=prefill_chunk,
+        fast_prefill=fast_prefill,
+        on_run=on_run,
+    )
+    if verify:
+        model.check_probe()
+    model.load_s = time.perf_counter() - started
+    return model
+
+
+def start_model(
+    bundle: Bundle,
+    *,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    prefill_chunk: int = DEFAULT_CHUNK,
+    fast_prefill: bool = True,
+    on_run: OnRun | None = None,
+) -> Model:
+    """Load an opened bundle; arguments as `load` has them."""
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
     check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
@@ -98,11 +122,7 @@ def load(
     if fast_prefill and bundle.prefill_graph is not None:
         wide = make_session(bundle.prefill_graph, takes_turns=True)
     bundle.check_weights_unchanged()
-    model = Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
-    if verify:
-        model.check_probe()
-    model.load_s = time.perf_counter() - started
-    return model
+    return Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
 
 
 class Model:
@@ -265,7 +285,7 @@ class Model:
     def check_probe(self) -> None:
         """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
         probe = self.manifest.probe
-        if tuple(self.tokenizer.encode(probe.text)) != probe.token_ids:
+        if tuple(self.tokenizer.encode_prompt(probe.text)) != probe.token_ids:
             raise BundleIntegrityError(
                 "the tokenizer is not the one the bundle was exported with: the probe has other ids"
             )
@@ -319,7 +339,10 @@ class Model:
 
     @property
     def _weight_bytes(self) -> int:
-        return self.manifest.files[WEIGHTS_NAME].size
+        names = self.manifest.data_names[:1]  # the second one of a fused bundle is for wide steps only
+        if self.manifest.portable is not None:  # the graph may hold them itself
+            names = (self.manifest.graph_name, *self.manifest.data_names)
+        return sum(self.manifest.files[name].size for name in names)
 
     def _prompt(self, value: object, option: str) -> Prompt:
         return read_prompt(value, self.tokenizer, self.manifest.architecture, option)
@@ -331,7 +354,10 @@ class Model:
         return Scoring(context, stride or max(1, context // 2), self.decoder)
 
     def _scored_text(self, given: tuple[int, ...], text: PromptLike, option: str) -> ScoredText:
-        token_ids = read_token_ids(text, self.tokenizer, self.manifest.architecture, option)
+        shape, begins = self.manifest.architecture, not given
+        token_ids = read_token_ids(text, self.tokenizer, shape, option, begins=begins)
+        if begins and isinstance(text, str):  # what the tokenizer puts before a text is none of it
+            return ScoredText(token_ids, len(self.tokenizer.prefix_ids))
         return ScoredText(given + token_ids, len(given))
 
     def _start(

@@ -20,7 +20,7 @@ from ortgpt.bundle.weights import map_initializers
 from ortgpt.bundle.weights_check import find_bad_weights
 from ortgpt.bundle.wire import read_model
 from ortgpt.errors import BundleError, OptionError, ProviderError
-from ortgpt.inference import session
+from ortgpt.inference import cuda, session
 from ortgpt.interfaces import Decoder
 from ortgpt.numerics import softmax
 from ortgpt.search.contrastive import contrastive_scores
@@ -121,15 +121,9 @@ def test_sound_weights_have_no_faults_and_a_final_norm_of_zeros_is_found(
 
 
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
-@pytest.mark.parametrize("providers", [["CPUExecutionProvider"], ["CUDAExecutionProvider"]])
 def test_loading_on_the_cpu_warns_once_that_others_are_faster_there(
-    provider: Any,
-    providers: list[str],
-    bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    provider: Any, bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(session, "available_providers", lambda: providers)
     with (
         caplog.at_level(logging.WARNING, logger="ortgpt"),
         ortgpt.load(bundle, provider=provider, threads=1) as model,
@@ -140,13 +134,42 @@ def test_loading_on_the_cpu_warns_once_that_others_are_faster_there(
     ]
 
 
-def test_cuda_is_refused_for_a_true_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_cpu_where_cuda_does_not_load_and_says_why_in_its_one_warning(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FAULTS 24"""
+    monkeypatch.setattr(session, "available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(cuda, "find_load_problem", lambda _: "libcublas.so: no such file")
+    with (
+        caplog.at_level(logging.WARNING, logger="ortgpt"),
+        ortgpt.load(bundle, threads=1) as model,
+    ):
+        assert model.provider == "cpu"
+        assert model.generate("The king", max_new_tokens=3).text
+    assert [record.getMessage() for record in caplog.records] == [
+        "running on the CPU, which has to convert fp16: int8 and fp32 bundles are faster there "
+        "(CUDA can't be loaded: libcublas.so: no such file)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("problem", "remedy"),
+    [
+        ("libcublasLt.so.13: cannot open shared object file", 'pip install "onnxruntime-gpu[cuda,cudnn]"'),
+        ("libcuda.so.1: cannot open shared object file", "the driver of the NVIDIA device is not there"),
+    ],
+)
+def test_cuda_is_refused_for_a_true_reason(
+    problem: str, remedy: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """FAULTS 24"""
     with pytest.raises(ProviderError, match=r"provider cuda is not available; this onnxruntime has"):
         ortgpt.load(bundle, provider="cuda")
     monkeypatch.setattr(session, "available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(ProviderError, match="this version of ortgpt runs nothing on CUDA"):
+    monkeypatch.setattr(cuda, "find_load_problem", lambda _: problem)
+    with pytest.raises(ProviderError, match=f"CUDA can't be loaded: {problem}") as caught:
         ortgpt.load(bundle, provider="cuda")
+    assert remedy in str(caught.value.hint)
 
 
 def test_loading_asks_for_the_memory_that_converted_weights_take(

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ortgpt.bundle.directory import find_directory
+from ortgpt.bundle.directory import find_directory, located
 from ortgpt.bundle.files import (
     FileIdentity,
     check_digest,
@@ -128,7 +128,7 @@ def open_bundle(
     files differ from the manifest; the message lists every file that is at fault.
     """
     root = find_directory(directory, needs_manifest=manifest is None)
-    with _located(directory), ExitStack() as stack:
+    with located(directory), ExitStack() as stack:
         manifest = manifest or _read_manifest(root, strict)
         files = _open_files(root, manifest, strict, stack)
         reopened = _names_reopened(manifest)
@@ -160,15 +160,6 @@ def _names_reopened(manifest: Manifest) -> tuple[str, ...]:
 def _names_held(manifest: Manifest) -> set[str]:
     names = {manifest.graph_name, PREFILL_GRAPH_NAME, TOKENIZER_NAME} & set(manifest.files)
     return names - set(_names_reopened(manifest))
-
-
-@contextmanager
-def _located(directory: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the bundle's path before what is wrong with it."""
-    try:
-        yield
-    except BundleError as error:
-        raise type(error)(f"{os.fspath(directory)}: {error}", hint=error.hint) from None
 
 
 def _read_manifest(root: Path, strict: bool) -> Manifest:

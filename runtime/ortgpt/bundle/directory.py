@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ortgpt.bundle.files import unreadable
@@ -53,3 +55,12 @@ def _missing_hint(text: str) -> str | None:
 
 def _export_hint(source: str) -> str:
     return f"a checkpoint is turned into a bundle by: ortgpt export {shlex.quote(source)} -o OUT"
+
+
+@contextmanager
+def located(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Puts the bundle's path before what is wrong with it."""
+    try:
+        yield
+    except BundleError as error:
+        raise type(error)(f"{os.fspath(directory)}: {error}", hint=error.hint) from None

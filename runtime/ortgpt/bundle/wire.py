@@ -88,7 +88,10 @@ class Graph(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What a graph file holds. functions, training and sparse count what no bundle may have."""
+    """What a graph file holds. functions, training and sparse count what no bundle may have.
+
+    producer  name and version of the program that wrote it
+    """
 
     ir_version: int
     opsets: tuple[tuple[str, int], ...]
@@ -174,7 +177,7 @@ class _Reader:
             functions=len(fields.get(25, ())),
             training=len(fields.get(20, ())),
             sparse=graph.sparse,
-            producer=text(fields, 2),
+            producer=f"{text(fields, 2)} {text(fields, 3)}".strip(),
         )
 
     def _graph(self, view: memoryview, *, is_outer: bool) -> Graph:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ortgpt import __version__
-from ortgpt.cli import bench, doctor, generate, inspect, score
+from ortgpt.cli import adopt, bench, doctor, generate, inspect, score
 
 logger = logging.getLogger("ortgpt")
 
@@ -40,6 +40,7 @@ def _common(
 
 
 app.command()(generate.generate)
+app.command()(adopt.adopt)
 app.command()(score.score)
 app.command()(inspect.inspect)
 app.command()(bench.bench)

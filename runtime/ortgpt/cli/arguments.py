@@ -23,12 +23,15 @@ ModelPath = Annotated[
         "-m",
         "--model",
         metavar="DIR",
-        help="Bundle that `ortgpt export` wrote.",
+        help="Bundle that `ortgpt export` or `ortgpt adopt` made.",
         show_default="storyteller, a small model that comes along",
     ),
 ]
 ProviderOption = Annotated[
     ProviderName, typer.Option("--provider", help="What runs the model; auto takes the best that can.")
+]
+WantedProvider = Annotated[
+    ProviderName, typer.Option("--provider", help="What is to run models: cuda has to be there if named.")
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the model.", show_default="all")

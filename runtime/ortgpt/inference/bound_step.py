@@ -52,7 +52,7 @@ class BoundStep:
 
     def _bind(self, first: int, last: int, layers: int, ragged: bool, cache: Cache) -> None:
         bind_input, bind_output = self.binding.bind_input, self.binding.bind_output
-        self._numbers = {
+        self._numbers: dict[str, np.ndarray[Any, Any]] = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "seqlens_k": self.seqlens,

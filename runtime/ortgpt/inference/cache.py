@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ortgpt.inference.cache_memory import CacheMemory, CacheCells, HostMemory, Move
+from ortgpt.inference.cache_memory import CacheCells, CacheMemory, HostMemory, Move
 from ortgpt.interfaces import Ids
 from ortgpt.manifest import Architecture, ElementType
 

@@ -14,8 +14,8 @@ from pathlib import Path
 PROVIDER = "CUDAExecutionProvider"
 # The shared one has what the other refers to; other names in other versions are left to onnxruntime.
 LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
-INSTALL = 'pip uninstall -y onnxruntime && pip install "ortgpt[gpu]"'
 INSTALL_LIBRARIES = 'pip install "onnxruntime-gpu[cuda,cudnn]", or install CUDA and cuDNN'
+INSTALL_DRIVER = "the driver of the NVIDIA device is not there: install it, or use provider cpu"
 
 
 def provider_options(device_id: int) -> dict[str, str]:
@@ -40,6 +40,11 @@ def find_load_problem(preload: Callable[[], None], folder: Path | None = None) -
             preload()
         problem = _load(folder)
     return problem
+
+
+def remedy(problem: str) -> str:
+    """What to do about it. libcuda comes with the driver, every other library with packages."""
+    return INSTALL_DRIVER if "libcuda.so" in problem else INSTALL_LIBRARIES
 
 
 def _load(folder: Path | None) -> str | None:

@@ -105,7 +105,8 @@ class DeviceCells:
     def _places(self, rows: Sequence[int] | Ids, positions: Ids) -> Ids:
         """Where the cells of rows x positions are within a plane, one after the other."""
         _, _, heads, capacity, _ = self.shape
-        return np.add.outer(np.asarray(rows) * heads * capacity, positions).ravel()
+        places: Ids = np.add.outer(np.asarray(rows) * heads * capacity, positions).ravel()
+        return places
 
     def _copy(
         self, other: DeviceCells, sources: Ids, targets: Ids, planes: tuple[Ids, Ids] | None = None

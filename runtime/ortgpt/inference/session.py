@@ -25,6 +25,7 @@ from ortgpt.inference.device_memory import DeviceMemory
 from ortgpt.inference.failures import load_error, memory_error, run_error
 from ortgpt.inference.memory import check_memory
 from ortgpt.inference.move_graph import move_graph
+from ortgpt.inference.wheels import CHANGE_TO_GPU, INSTALL_ONE, upgrade_command
 from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
@@ -48,7 +49,9 @@ try:
     with _usage_data_off():
         import onnxruntime
 except ModuleNotFoundError as error:
-    raise MissingExtraError("ortgpt", "cpu", package="onnxruntime") from error
+    missing = MissingExtraError("ortgpt", "cpu", package="onnxruntime")
+    missing.hint = f"install it with: {INSTALL_ONE}"
+    raise missing from error
 except ImportError as error:
     raise ProviderError(f"onnxruntime is installed but can't be loaded: {error}") from error
 
@@ -178,8 +181,8 @@ class Session:
         return session
 
 
-class _CudaEngine:
-    """The `DeviceEngine` of device_memory.py."""
+class Engine:
+    """What device_memory.py needs of onnxruntime on a device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -203,7 +206,7 @@ class _CudaEngine:
 
 
 def _cache_memory(device: Device) -> CacheMemory:
-    return HostMemory() if device == HOST else DeviceMemory(_CudaEngine(device))
+    return HostMemory() if device == HOST else DeviceMemory(Engine(device))
 
 
 def _plain_options() -> Any:
@@ -230,7 +233,10 @@ def open_graph(graph: bytes | Path, options: Any, device: Device) -> Any:
             raise load_error(error, device.type) from error
     wanted = providers[0][0] if device.type == "cuda" else providers[0]
     if session.get_providers()[0] != wanted:
-        raise ProviderError(f"onnxruntime loaded {session.get_providers()[0]}, not {wanted}")
+        raise ProviderError(
+            f"onnxruntime loaded {session.get_providers()[0]}, not {wanted}",
+            hint="see what ortgpt doctor says",
+        )
     return session
 
 
@@ -245,7 +251,12 @@ def run_bound(session: Any, binding: Any, provider: str) -> None:
 def _check_cuda_loads() -> None:
     problem = cuda.find_load_problem(onnxruntime.preload_dlls)
     if problem is not None:
-        raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.INSTALL_LIBRARIES)
+        raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.remedy(problem))
+
+
+def check_cuda() -> None:
+    """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
+    Engine(DEVICES["cuda"])
 
 
 def available_providers() -> list[str]:
@@ -258,7 +269,7 @@ def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> Non
     if parse_version(onnxruntime.__version__) < needed:
         raise ProviderError(
             f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
-            hint=f'pip install -U "onnxruntime>={needed[0]}.{needed[1]}"',
+            hint=upgrade_command(f"{needed[0]}.{needed[1]}"),
         )
 
 
@@ -291,11 +302,11 @@ def choose_provider(wanted: str, manifest: Manifest) -> str:
         if not has_cuda:
             raise ProviderError(
                 f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
-                hint=cuda.INSTALL,
+                hint=CHANGE_TO_GPU,
             )
         if not runs_on_cuda(manifest):
             raise ProviderError(
-                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention has no such kernel there",
+                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention is for fp16 there",
                 hint="export it with --precision fp16, or use provider cpu",
             )
     return "cuda" if wanted != "cpu" and has_cuda and runs_on_cuda(manifest) else "cpu"

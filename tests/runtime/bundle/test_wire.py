@@ -30,7 +30,7 @@ def reference(data: bytes) -> Model:
         functions=len(model.functions),
         training=len(model.training_info),
         sparse=len(model.graph.sparse_initializer),
-        producer=model.producer_name,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
     )
 
 

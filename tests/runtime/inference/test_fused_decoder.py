@@ -223,7 +223,7 @@ def test_widths_that_come_again_give_what_a_fresh_decoder_gives(model: ortgpt.Mo
     """Bindings are kept for them, until the cache moves."""
     decoder, seen, rng = model.decoder(), list(ids(5)), np.random.default_rng(4)
     decoder.extend([seen])
-    buffer = weakref.ref(decoder._cache.buffer)
+    buffer = weakref.ref(decoder._cache.cells)
     for width in [1, 3, 1, 2, 3, 5, 1] * 15:
         new = rng.integers(0, 257, width).tolist()
         seen += new

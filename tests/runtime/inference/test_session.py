@@ -19,9 +19,9 @@ import pytest
 import ortgpt
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.errors import BundleError, OptionError, OrtgptError, ProviderError
-from ortgpt.inference import memory, session
+from ortgpt.inference import cuda, memory, session
 from ortgpt.inference.fused_decoder import FusedDecoder
-from ortgpt.inference.session import Session
+from ortgpt.inference.session import Session, choose_provider
 from ortgpt.manifest import Manifest
 
 
@@ -69,18 +69,135 @@ def test_cuda_on_an_engine_without_it_names_what_there_is(bundle, monkeypatch) -
     assert "pip " in str(caught.value.hint)
 
 
+CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
 def test_fp32_on_an_engine_with_cuda_is_refused_and_auto_warns(bundle, monkeypatch, caplog) -> None:
     """FAULTS 24"""
-    monkeypatch.setattr(
-        session, "available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    with pytest.raises(ProviderError, match="a fp32 bundle can't run on CUDA"):
+    monkeypatch.setattr(session, "available_providers", lambda: CUDA)
+    with pytest.raises(ProviderError, match="a fp32 bundle can't run on CUDA") as caught:
         build(bundle, provider="cuda")
+    assert "--precision fp16" in str(caught.value.hint)
     with caplog.at_level(logging.WARNING, logger="ortgpt"):
         assert build(bundle, provider="auto").provider == "cpu"
     assert [record.getMessage() for record in caplog.records] == [
         "running on the CPU: fp32 bundles can't run on CUDA"
     ]
+
+
+def with_precision(manifest: Manifest, precision: Any) -> Manifest:
+    return dataclasses.replace(manifest, precision=precision)
+
+
+def test_cuda_takes_float16_and_what_is_plain_onnx(bundle, monkeypatch) -> None:
+    monkeypatch.setattr(session, "available_providers", lambda: CUDA)
+    for precision in ("fp32", "int8", "int8-dynamic", "int4"):
+        assert choose_provider("auto", with_precision(bundle.manifest, precision)) == "cpu"
+    half = with_precision(bundle.manifest, "fp16")
+    portable = dataclasses.replace(bundle.manifest, dialect="portable")
+    for manifest in (half, portable):
+        assert [choose_provider(name, manifest) for name in ("auto", "cuda", "cpu")] == [
+            "cuda",
+            "cuda",
+            "cpu",
+        ]
+    monkeypatch.setattr(session, "available_providers", lambda: CUDA[1:])
+    assert choose_provider("auto", half) == "cpu"
+
+
+class FakeEngine:
+    """onnxruntime's sessions: what it was asked for, and what it says has been loaded."""
+
+    asked: tuple[Any, ...] = ()
+    loaded: list[str] = CUDA
+
+    def __init__(self, graph: bytes, options: Any, **settings: Any) -> None:
+        type(self).asked = (*settings["providers"], settings["enable_fallback"])
+
+    def get_providers(self) -> list[str]:
+        return self.loaded
+
+
+@pytest.fixture
+def cuda_engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeEngine]:
+    """An onnxruntime for CUDA whose sessions are fakes."""
+    engine = type("Fake", (FakeEngine,), {})
+    monkeypatch.setattr(session, "available_providers", lambda: CUDA)
+    monkeypatch.setattr(cuda, "find_load_problem", lambda _: None)
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", engine)
+    return engine
+
+
+def test_a_session_on_cuda_has_the_cpu_behind_it_exact_products_and_its_caches_there(
+    bundle, cuda_engine
+) -> None:
+    manifest = with_precision(bundle.manifest, "fp16")
+    loaded = Session(bundle.graph, bundle.directory, manifest, provider="cuda", threads=1)
+    assert loaded.provider == "cuda"
+    assert loaded.memory.copies_inputs
+    (name, settings), behind, falls_back = cuda_engine.asked
+    assert (name, behind, falls_back) == ("CUDAExecutionProvider", "CPUExecutionProvider", 0)
+    assert (settings["device_id"], settings["use_tf32"]) == ("0", "0")
+
+
+def test_an_engine_that_goes_on_without_cuda_is_an_error_and_auto_takes_it(
+    bundle, cuda_engine, caplog
+) -> None:
+    """FAULTS 24"""
+    cuda_engine.loaded = CUDA[1:]
+    manifest = with_precision(bundle.manifest, "fp16")
+    message = "onnxruntime loaded CPUExecutionProvider, not CUDAExecutionProvider"
+    with pytest.raises(ProviderError, match=message) as caught:
+        Session(bundle.graph, bundle.directory, manifest, provider="cuda", threads=1)
+    assert "ortgpt doctor" in str(caught.value.hint)
+    with caplog.at_level(logging.WARNING, logger="ortgpt"):
+        loaded = Session(bundle.graph, bundle.directory, manifest, provider="auto", threads=1)
+    assert (loaded.provider, loaded.memory.copies_inputs) == ("cpu", False)
+    (record,) = caplog.records
+    assert message in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "cuda_call.cc:129 CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; "
+            "hostname=here ; file=x.cc ; line=280 ; expr=cudaSetDevice(0);",
+            "CUDA can't be used: no CUDA-capable device is detected",
+        ),
+        (
+            "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=0 ; file=x",
+            "CUDA can't be used: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        ("CUDA failure 101: invalid device ordinal ; GPU=7", "CUDA can't be used: invalid device ordinal"),
+        (
+            "CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR ; GPU=0",
+            "CUDA can't be used: CUDNN_STATUS_INTERNAL_ERROR",
+        ),
+        (
+            "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 7",
+            "not enough memory on the CUDA device to load the model",
+        ),
+        (
+            "CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc((void**)&p, size);",
+            "not enough memory on the CUDA device to load the model",
+        ),
+    ],
+)
+def test_what_the_device_refuses_at_load_is_a_provider_error_with_its_reason(
+    message, shown, bundle, cuda_engine, monkeypatch
+) -> None:
+    """FAULTS 24, 25"""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", refuse)
+    manifest = with_precision(bundle.manifest, "fp16")
+    with pytest.raises(ProviderError) as caught:
+        Session(bundle.graph, bundle.directory, manifest, provider="cuda", threads=1)
+    assert str(caught.value) == shown
+    assert caught.value.hint
 
 
 def test_an_engine_that_falls_back_to_another_provider_is_an_error(bundle, monkeypatch) -> None:
@@ -192,6 +309,11 @@ def test_a_closed_session_says_so_and_closing_twice_is_no_error(bundle) -> None:
     ("error", "kind", "message"),
     [
         (MemoryError(), ProviderError, "not enough memory to run the model"),
+        (
+            RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 9"),
+            ProviderError,
+            "not enough memory to run the model",
+        ),
         (RuntimeError("kernel failed\nat line 7"), ProviderError, "onnxruntime failed: kernel failed"),
     ],
 )

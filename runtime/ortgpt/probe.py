@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ortgpt.errors import CheckpointError
+from ortgpt.errors import BundleError
 from ortgpt.interfaces import Floats, Ids, Tokenizer
 from ortgpt.manifest import Probe
 
@@ -23,7 +23,7 @@ def make_probe(logits_of: Callable[[Ids], Floats], context: int, tokenizer: Toke
     best: tuple[float, Probe] | None = None
     tries = 0
     for end in range(len(TEXT), 0, -1):
-        token_ids = tuple(tokenizer.encode(TEXT[:end]))
+        token_ids = tuple(tokenizer.encode_prompt(TEXT[:end]))
         if not 1 <= len(token_ids) <= context:
             continue
         logits = logits_of(np.array(token_ids))[-1, : tokenizer.size]
@@ -35,5 +35,5 @@ def make_probe(logits_of: Callable[[Ids], Floats], context: int, tokenizer: Toke
         if margin >= CLEAR_MARGIN or tries == MAX_TRIES:
             break
     if best is None:
-        raise CheckpointError(f"the tokenizer finds no token in {TEXT!r}")
+        raise BundleError(f"the tokenizer finds no token in {TEXT!r}")
     return best[1]

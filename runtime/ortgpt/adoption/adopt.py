@@ -1,0 +1,185 @@
+"""A directory of another exporter becomes a bundle: the path of the work, in its order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ortgpt.adoption.config_files import CONFIG_NAME, MAX_CONFIG_BYTES, ModelConfig, read_model_config
+from ortgpt.adoption.graph_choice import choose_graph
+from ortgpt.adoption.manifest_file import write_manifest
+from ortgpt.adoption.recognition import describe_graph, find_cache_sizes, find_precision
+from ortgpt.bundle.bundle import open_bundle
+from ortgpt.bundle.directory import find_directory, located
+from ortgpt.bundle.files import hash_file, map_file, open_regular, read_exactly
+from ortgpt.bundle.wire import Model as GraphModel
+from ortgpt.bundle.wire import read_model
+from ortgpt.errors import BundleError
+from ortgpt.generator import Model, start_model
+from ortgpt.interfaces import Floats, Ids, Tokenizer
+from ortgpt.manifest import (
+    GENERATION_CONFIG_NAME,
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Architecture,
+    FileEntry,
+    Manifest,
+    Probe,
+    Provenance,
+)
+from ortgpt.probe import make_probe
+from ortgpt.text.tokenizer import load_tokenizer
+
+ONNXRUNTIME_FLOOR = "1.31"
+# Logits of a prompt read at once against the same one read in two parts; above what rounding makes of them.
+CACHE_TOLERANCE = 1e-2
+_NO_PROBE = Probe(text="?", token_ids=(0,), argmax=0)
+
+
+def adopt(path: str | os.PathLike[str], *, file: str | None = None, force: bool = False) -> Manifest:
+    """Make a bundle of a directory that optimum-cli or another exporter wrote, and return its manifest.
+
+    path   holds the graph, config.json and tokenizer.json; nothing is written but manifest.json
+    file   the graph's name, where there are several
+    force  replace a manifest that is there
+
+    The graph is checked as at every load, then run once for the manifest's known answer. Raises BundleError
+    for what can't be run, OptionError, ProviderError, OrtgptError when the manifest can't be written.
+    """
+    root = find_directory(path, needs_manifest=False)
+    with located(path):
+        names = os.listdir(root)
+        if MANIFEST_NAME in names and not force:
+            raise BundleError(f"it has a {MANIFEST_NAME} already", hint="--force replaces it")
+        found = _look(root, choose_graph(names, file))
+        manifest = _describe(root, found)
+    with start_model(open_bundle(path, manifest=manifest, verify=False)) as model, located(path):
+        probe = make_probe(lambda ids: _logits(model, ids), manifest.architecture.context, model.tokenizer)
+        _check_cache(model, probe)
+    manifest = replace(manifest, probe=probe)
+    write_manifest(root, manifest)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What lies in the directory. file: the graph's name."""
+
+    file: str
+    graph: GraphModel
+    config: ModelConfig
+    tokenizer: Tokenizer
+    others: tuple[str, ...]
+
+
+def _look(root: Path, file: str) -> _Found:
+    with _opened(root, file) as descriptor:
+        graph = read_model(map_file(file, descriptor), file, dialect="portable")
+    config = _read(root, CONFIG_NAME)
+    generation = _read(root, GENERATION_CONFIG_NAME) if (root / GENERATION_CONFIG_NAME).exists() else None
+    with _opened(root, TOKENIZER_NAME) as descriptor:
+        size = os.fstat(descriptor).st_size
+        tokenizer = load_tokenizer(read_exactly(TOKENIZER_NAME, descriptor, size))
+    others = (CONFIG_NAME,) if generation is None else (CONFIG_NAME, GENERATION_CONFIG_NAME)
+    return _Found(file, graph, read_model_config(config, generation), tokenizer, others)
+
+
+def _describe(root: Path, found: _Found) -> Manifest:
+    """The manifest, but for the known answer."""
+    graph, config = describe_graph(found.graph, found.file), found.config
+    sizes = find_cache_sizes(found.graph, graph)
+    kv_heads = config.kv_heads or sizes.heads or config.heads
+    head_size = config.head_size or sizes.head_size or max(1, config.width // config.heads)
+    precision, block_size = find_precision(found.graph)
+    needed = (graph.file, *graph.data_files, TOKENIZER_NAME)
+    entries = {name: _measure(root, name) for name in (*needed, *found.others)}
+    return Manifest(
+        architecture=Architecture(
+            model_type=config.model_type,
+            layers=config.layers,
+            heads=config.heads,
+            head_size=head_size,
+            cache_head_size=head_size,
+            width=config.width,
+            context=config.context,
+            vocab_size=config.vocab_size,
+            tokenizer_size=found.tokenizer.size,
+            bos_token_id=config.bos_token_id,
+            eos_token_ids=config.eos_token_ids,
+            kv_heads=None if kv_heads == config.heads else kv_heads,
+        ),
+        dialect="portable",
+        precision=precision,
+        block_size=block_size,
+        row_invariant=False,
+        files={name: entries[name] for name in needed},
+        provenance=Provenance(
+            source=config.source or root.name,
+            source_sha256=_digest(entries),
+            exporter=found.graph.producer or "unknown",
+            onnxruntime_floor=ONNXRUNTIME_FLOOR,
+        ),
+        probe=_NO_PROBE,
+        parity="skipped",
+        portable=graph,
+    )
+
+
+def _measure(root: Path, name: str) -> FileEntry:
+    with _opened(root, name) as descriptor:
+        return FileEntry(size=os.fstat(descriptor).st_size, sha256=hash_file(name, descriptor))
+
+
+def _digest(entries: dict[str, FileEntry]) -> str:
+    """As of an exported checkpoint: SHA-256 of "name digest" lines, sorted by name."""
+    lines = "".join(f"{name} {entries[name].sha256}\n" for name in sorted(entries))
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+def _read(root: Path, name: str) -> bytes:
+    with _opened(root, name) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size > MAX_CONFIG_BYTES:
+            raise BundleError(f"{name} has {size} bytes, at most {MAX_CONFIG_BYTES} are read")
+        return read_exactly(name, descriptor, size)
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[int]:
+    descriptor = open_regular(root / name, root)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _logits(model: Model, token_ids: Ids) -> Floats:
+    """Behind the last of some tokens, (1, vocab)."""
+    decoder = model.decoder()
+    logits = decoder.extend([token_ids]).logits[0, -1:].copy()
+    decoder.release()
+    if not np.isfinite(logits).all():
+        raise BundleError("the model's logits are not finite")
+    return logits
+
+
+def _check_cache(model: Model, probe: Probe) -> None:
+    """Raise BundleError when a past does not stand for the tokens that made it."""
+    ids = np.array((*probe.token_ids, probe.argmax))[-model.manifest.architecture.context :]
+    whole = _logits(model, ids)[0]
+    decoder = model.decoder()
+    decoder.extend([ids[:-1]])
+    parts = decoder.extend([ids[-1:]]).logits[0, -1]
+    difference = float(np.abs(whole - parts).max())
+    decoder.release()
+    # Dynamic quantisation sees other ranges in a prompt than in a token.
+    if model.manifest.precision == "fp32" and difference > CACHE_TOLERANCE * (1 + float(np.abs(whole).max())):
+        raise BundleError(
+            f"its cache does not continue a text: logits differ by {difference:.2g} from those without a past"
+        )

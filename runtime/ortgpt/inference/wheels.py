@@ -1,0 +1,48 @@
+"""The packages that bring onnxruntime, of which a machine needs exactly one, and what pip makes of them."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+CPU_WHEEL, GPU_WHEEL = WHEELS = ("onnxruntime", "onnxruntime-gpu")
+INSTALL_ONE = 'pip install "ortgpt[cpu]", or for NVIDIA devices: pip install "ortgpt[gpu]"'
+CHANGE_TO_GPU = 'pip uninstall -y onnxruntime && pip install "ortgpt[gpu]"'
+
+
+def installed_wheels() -> dict[str, str | None]:
+    """The version of each; None: it is not installed."""
+    return {name: installed_version(name) for name in WHEELS}
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def upgrade_command(needed: str) -> str:
+    """How pip brings the wheel that is there to a version."""
+    wheels = installed_wheels()
+    name = GPU_WHEEL if wheels[GPU_WHEEL] and not wheels[CPU_WHEEL] else CPU_WHEEL
+    return f'pip install -U "{name}>={needed}"'
+
+
+def find_wheel_problems() -> list[str]:
+    """What is wrong with the wheels as they are installed, with the remedy; a sentence each."""
+    wheels = installed_wheels()
+    if not any(wheels.values()):
+        return [f"onnxruntime is not installed: {INSTALL_ONE}"]
+    if all(wheels.values()):
+        return [
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one: " + INSTALL_ONE
+        ]
+    return []
+
+
+def broken_wheel(problem: str) -> str:
+    """A wheel that is installed and yet not there: the other one was, and was uninstalled."""
+    wheels = installed_wheels()
+    name = next(name for name in WHEELS if wheels[name])
+    return f"{name} is installed, but {problem}: pip install --force-reinstall --no-deps {name}"

@@ -1,0 +1,218 @@
+"""Whatever the verbs do to its rows, the decoder of portable graphs gives transformers' numbers for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from portable_bundles import load_portable
+from transformers import AutoModelForCausalLM
+
+import ortgpt
+from ortgpt.interfaces import Decoder
+
+MakeBundle = Callable[..., Path]
+
+CONTEXT, TOLERANCE = 64, 2e-4
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"hidden_states": True},
+    "gpt2 of positions of its own": {"position_ids": False},
+    "gpt2 with stacked caches": {"stacked": True, "position_ids": False},
+    "gpt2, merged": {"merged": True},
+    "llama": {"hidden_states": True},
+    "gpt_neo": {},
+    "opt": {},
+}
+
+
+class Reference:
+    """transformers, without a cache."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
+
+    def logits(self, history: list[int]) -> np.ndarray:
+        """(length, vocab)"""
+        with torch.no_grad():
+            return self._model(torch.tensor([history])).logits[0].numpy()
+
+    def hidden(self, history: list[int]) -> np.ndarray:
+        """(length, n_embd), after the last norm"""
+        with torch.no_grad():
+            found = self._model(torch.tensor([history]), output_hidden_states=True)
+        return found.hidden_states[-1][0].numpy()
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def directory(request: pytest.FixtureRequest, make_portable: MakeBundle) -> Path:
+    return make_portable(request.param.split()[0].strip(","), **VARIANTS[request.param])
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> Iterator[ortgpt.Model]:
+    with load_portable(directory) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def reference(directory: Path) -> Reference:
+    return Reference(directory.parent / "checkpoint")
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([seed, count]).integers(0, 257, count).tolist()
+
+
+class Walk:
+    """A decoder, and what its rows must hold."""
+
+    def __init__(self, decoder: Decoder, reference: Reference, seed: int) -> None:
+        self.decoder, self.reference = decoder, reference
+        self.histories: list[list[int]] = [[] for _ in range(decoder.num_rows)]
+        self.rng = np.random.default_rng(seed)
+        self.added = [0] * decoder.num_rows
+
+    def extend(self, most: int) -> None:
+        rooms = [CONTEXT - len(history) for history in self.histories]
+        if min(rooms) < 1:
+            return
+        widths = [int(self.rng.integers(1, min(most, room) + 1)) for room in rooms]
+        new = [self.rng.integers(0, 257, width).tolist() for width in widths]
+        for history, tokens in zip(self.histories, new, strict=True):
+            history += tokens
+        every = bool(self.rng.integers(2))
+        found = self.decoder.extend(new, outputs="all" if every else "last").logits
+        for row, (history, tokens) in enumerate(zip(self.histories, new, strict=True)):
+            expected = self.reference.logits(history)[-len(tokens) :]
+            own = found[row, : len(tokens)] if every else found[row]
+            assert np.abs(own - (expected if every else expected[-1:])).max() < TOLERANCE
+        self.added = widths
+        self.check()
+
+    def reorder(self) -> None:
+        rows = self.rng.integers(0, len(self.histories), self.rng.integers(1, 6)).tolist()
+        self.decoder.reorder(rows)
+        self.histories = [list(self.histories[row]) for row in rows]
+        self.added = [self.added[row] for row in rows]
+        self.check()
+
+    def trim(self) -> None:
+        lengths = [int(self.rng.integers(len(history) // 2, len(history) + 1)) for history in self.histories]
+        self.decoder.trim(lengths)
+        self.histories = [history[:length] for history, length in zip(self.histories, lengths, strict=True)]
+        self.added = [0] * len(lengths)
+        self.check()
+
+    def keep(self) -> None:
+        counts = [int(self.rng.integers(0, added + 1)) for added in self.added]
+        self.decoder.keep([list(range(count)) for count in counts])
+        self.histories = [
+            history[: len(history) - added + count]
+            for history, added, count in zip(self.histories, self.added, counts, strict=True)
+        ]
+        self.added = counts
+        self.check()
+
+    def join(self, model: ortgpt.Model) -> None:
+        other = Walk(model.decoder(2), self.reference, int(self.rng.integers(1000)))
+        other.extend(12)
+        self.decoder.join(other.decoder)
+        self.histories += other.histories
+        self.added += other.added
+        assert other.decoder.num_rows == 0
+        self.check()
+
+    def check(self) -> None:
+        assert self.decoder.num_rows == len(self.histories)
+        assert self.decoder.lengths.tolist() == [len(history) for history in self.histories]
+
+
+@pytest.mark.parametrize("chunk", [256, 5])
+def test_every_row_has_transformers_logits_whatever_the_verbs_did(
+    directory: Path, reference: Reference, chunk: int
+) -> None:
+    with load_portable(directory, chunk=chunk) as model:
+        for seed in range(3):
+            walk = Walk(model.decoder(3), reference, seed)
+            walk.extend(20)
+            for step in range(16):
+                verb = ["reorder", "trim", "keep", "extend", "extend"][walk.rng.integers(5)]
+                if verb == "extend":
+                    walk.extend(7)
+                else:
+                    getattr(walk, verb)()
+                walk.extend(1)
+                if step == 8:
+                    walk.join(model)
+
+
+def test_many_steps_cross_every_growth_of_the_cache(model: ortgpt.Model, reference: Reference) -> None:
+    tokens = ids(CONTEXT)
+    decoder = model.decoder()
+    found = [decoder.extend([tokens[:3]], outputs="all").logits[0].copy()]
+    found += [decoder.extend([[token]]).logits[0].copy() for token in tokens[3:]]
+    assert np.abs(np.concatenate(found) - reference.logits(tokens)).max() < TOLERANCE
+    with pytest.raises(ortgpt.ContextLengthError, match="65 tokens, the context is 64"):
+        decoder.extend([[1]])
+
+
+def test_rows_that_together_would_pass_the_context_run_apart(
+    model: ortgpt.Model, reference: Reference
+) -> None:
+    long, short = ids(50), ids(4, seed=1)
+    decoder = model.decoder(2)
+    decoder.extend([long, short])
+    new = [ids(10, seed=2), ids(55, seed=3)]
+    found = decoder.extend(new, outputs="all").logits
+    for row, before in enumerate((long, short)):
+        expected = reference.logits(before + new[row])[len(before) :]
+        assert np.abs(found[row, : len(new[row])] - expected).max() < TOLERANCE
+    decoder.trim([20, 30])
+    expected = [reference.logits([*long[:20], 7])[-1], reference.logits([*short, *new[1][:26], 8])[-1]]
+    assert np.abs(decoder.extend([[7], [8]]).logits[:, 0] - expected).max() < TOLERANCE
+
+
+def test_a_fork_and_its_origin_go_different_ways(model: ortgpt.Model, reference: Reference) -> None:
+    decoder = model.decoder(2)
+    decoder.extend([ids(20), ids(9)])
+    fork = decoder.fork()
+    there = fork.extend([[1], [2]]).logits.copy()
+    here = decoder.extend([[3], [4]]).logits.copy()
+    for found, new in ((there, (1, 2)), (here, (3, 4))):
+        expected = [reference.logits([*ids(20), new[0]])[-1], reference.logits([*ids(9), new[1]])[-1]]
+        assert np.abs(found[:, 0] - expected).max() < TOLERANCE
+
+
+def test_tokens_are_kept_in_the_order_in_which_they_are_named(model: ortgpt.Model) -> None:
+    """So that `trim` afterwards drops the one that was named last."""
+    decoder = model.decoder(2)
+    decoder.extend([ids(9), ids(5)])
+    decoder.extend([[1, 2, 3], [4, 5]], outputs="all")
+    decoder.keep([[2, 0], [1]])
+    assert decoder.lengths.tolist() == [11, 6]
+    decoder.trim([9, 5])
+    fresh = model.decoder(2)
+    fresh.extend([ids(9), ids(5)])
+    assert np.abs(decoder.extend([[7], [7]]).logits - fresh.extend([[7], [7]]).logits).max() < TOLERANCE
+
+
+def test_hidden_states_are_those_after_the_last_norm(model: ortgpt.Model, reference: Reference) -> None:
+    decoder = model.decoder(2)
+    if not model.manifest.portable.hidden_states:  # type: ignore[union-attr]
+        assert not decoder.capabilities.hidden_states
+        with pytest.raises(ortgpt.OptionError, match="hidden"):
+            decoder.extend([[1], [2]], hidden=True)
+        return
+    tokens = [ids(20), ids(7)]
+    found = decoder.extend(tokens, hidden=True)
+    assert found.hidden is not None
+    for row, history in enumerate(tokens):
+        assert np.abs(found.hidden[row, : len(history)] - reference.hidden(history)).max() < TOLERANCE
+    assert decoder.extend([[1], [2]]).hidden is None
+    last = decoder.extend([[3], [4]], hidden=True).hidden
+    assert last is not None
+    assert np.abs(last[0, 0] - reference.hidden([*tokens[0], 1, 3])[-1]).max() < TOLERANCE
