@@ -20,7 +20,8 @@ from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, Ortgpt
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.decoders import make_decoder
 from ortgpt.inference.plan import DEFAULT_CHUNK
-from ortgpt.inference.session import OnRun, Provider, Session, check_room
+from ortgpt.inference.providers import Provider
+from ortgpt.inference.session import OnRun, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
