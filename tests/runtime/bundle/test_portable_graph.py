@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -465,3 +468,24 @@ def test_a_mapped_graph_with_another_digest_is_refused(
     gpt2.path.write_bytes(gpt2.model.SerializeToString())
     with pytest.raises(BundleIntegrityError, match=r"model\.onnx has SHA-256"):
         open_bundle(gpt2.directory)
+
+
+@pytest.mark.parametrize(("family", "options"), [("gpt_neo", {}), ("llama", {"int8": True})])
+def test_random_edits_are_a_typed_error_or_a_graph_that_runs(
+    make_adopted: Callable[..., Portable], tmp_path: Path, family: str, options: dict[str, bool]
+) -> None:
+    """FAULTS 15: in a process of its own, which must not crash."""
+    portable = make_adopted(family, **options)
+    program = Path(__file__).with_name("spoil_graph.py")
+    shutil.copy(portable.path, tmp_path / "whole.onnx")
+    shown = subprocess.run(
+        [sys.executable, program, portable.directory, tmp_path / "whole.onnx", "0", "150"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    outcomes = ast.literal_eval(shown.stdout.splitlines()[-1])
+    assert sum(outcomes.values()) == 150
+    assert set(outcomes) >= {"ran", "BundleError"}
