@@ -30,6 +30,7 @@ from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_
 from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
+    check_hidden_states,
     check_streamable,
     choose_seeds,
     choose_strategy,
@@ -387,6 +388,7 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
+        check_hidden_states(request.strategy, self.manifest)
         make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
         return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)

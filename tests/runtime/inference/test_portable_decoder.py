@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from portable_bundles import load_portable
 from transformers import AutoModelForCausalLM
 
 import ortgpt
 from ortgpt.interfaces import Decoder
+from ortgpt.testing import FakeDecoder
 
 MakeBundle = Callable[..., Path]
 
@@ -135,7 +139,7 @@ class Walk:
 def test_every_row_has_transformers_logits_whatever_the_verbs_did(
     directory: Path, reference: Reference, chunk: int
 ) -> None:
-    with load_portable(directory, chunk=chunk) as model:
+    with load_portable(directory, prefill_chunk=chunk) as model:
         for seed in range(3):
             walk = Walk(model.decoder(3), reference, seed)
             walk.extend(20)
@@ -216,3 +220,50 @@ def test_hidden_states_are_those_after_the_last_norm(model: ortgpt.Model, refere
     last = decoder.extend([[3], [4]], hidden=True).hidden
     assert last is not None
     assert np.abs(last[0, 0] - reference.hidden([*tokens[0], 1, 3])[-1]).max() < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def spoiled(make_portable: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ortgpt.Model]:
+    """A gpt2 in which every text with id 13 has NaN for logits from there on."""
+    directory = tmp_path_factory.mktemp("spoiled") / "export"
+    shutil.copytree(make_portable("gpt2", hidden_states=True), directory)
+    (directory / "manifest.json").unlink(missing_ok=True)
+    model = onnx.load(directory / "model.onnx")
+    table = next(one for one in model.graph.initializer if one.name.endswith("wte.weight"))
+    values = numpy_helper.to_array(table).copy()
+    values[13] = np.nan
+    table.CopyFrom(numpy_helper.from_array(values, table.name))
+    onnx.save(model, directory / "model.onnx")
+    with load_portable(directory) as loaded:
+        yield loaded
+
+
+def test_a_row_of_nan_leaves_the_others_alone_and_recovers_when_it_is_trimmed(spoiled: ortgpt.Model) -> None:
+    prompts = [ids(9), [1, 2, 13, 4], [5, 6, 7, 8, 9, 10, 11, 12]]
+    decoder = spoiled.decoder(3)
+    assert np.isfinite(decoder.extend([row[:2] for row in prompts]).logits).all()
+    logits = decoder.extend([row[2:] for row in prompts]).logits
+    assert [bool(np.isfinite(row).all()) for row in logits] == [True, False, True]
+    logits = decoder.extend([[20], [21], [22]]).logits.copy()
+    for row in (0, 2):
+        alone = spoiled.decoder()
+        expected = alone.extend([[*prompts[row], 20 + row]]).logits[0]
+        assert np.abs(logits[row] - expected).max() < TOLERANCE
+    decoder.trim([9, 2, 8])
+    recovered = decoder.extend([[30], [31], [32]]).logits[1]
+    assert np.abs(recovered - spoiled.decoder().extend([[1, 2, 31]]).logits[0]).max() < TOLERANCE
+
+
+def test_only_another_decoder_of_the_same_model_can_join(model: ortgpt.Model) -> None:
+    decoder = model.decoder()
+    for other in (decoder, FakeDecoder(257, 64)):
+        with pytest.raises(ortgpt.OptionError, match="another decoder of the same model"):
+            decoder.join(other)  # type: ignore[arg-type]
+    with pytest.raises(ortgpt.OptionError, match="siblings"):
+        decoder.extend([[1, 2]], siblings=True)
+
+
+@pytest.mark.parametrize("bad", [[[-1]], [[257]], [[]], [[1], [2]], np.array([[257]]), np.zeros((0, 1))])
+def test_bad_ids_are_refused_before_the_graph_sees_them(model: ortgpt.Model, bad: Any) -> None:
+    with pytest.raises(ortgpt.OptionError, match="token_ids"):
+        model.decoder().extend(bad)
