@@ -49,7 +49,7 @@ NUMBERS: dict[str, tuple[int | None, str]] = {
 
 
 def main() -> None:
-    plan, systems = parse_arguments()
+    plan, systems = parse_arguments(__doc__)
     directories = prepare(plan.shape, systems)
     samples = Samples()
     measure_loading(plan, directories, samples)
@@ -66,15 +66,14 @@ def main() -> None:
     print(json_line(about | summary))
 
 
-def parse_arguments() -> tuple[Plan, list[str]]:
-    """The plan and the systems, ours first."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(about: str | None, *, needs_optimum: bool = False) -> tuple[Plan, list[str]]:
+    """The plan and the systems, ours first. about: the script, for --help."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, meaning) in NUMBERS.items():
         shown = "" if default is None else f" (default {default})"
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=meaning + shown)
-    parser.add_argument("--no-optimum", action="store_true", help="take ortgpt's figures alone")
+    if not needs_optimum:
+        parser.add_argument("--no-optimum", action="store_true", help="take ortgpt's figures alone")
     given = vars(parser.parse_args())
     if min(given[name.replace("-", "_")] or 1 for name in NUMBERS if name != "seed") < 1:
         parser.error("numbers must be 1 or more")
@@ -82,12 +81,14 @@ def parse_arguments() -> tuple[Plan, list[str]]:
         parser.error("a decode takes 2 tokens or more")
     if given["vocab_size"] <= BYTES:
         parser.error(f"--vocab-size must be more than {BYTES}")
-    if not given["no_optimum"] and find_spec("optimum") is None:
-        parser.error("optimum-onnx is missing: pip install 'ortgpt[optimum]', or --no-optimum")
+    no_optimum = given.get("no_optimum", False)
+    if not no_optimum and find_spec("optimum") is None:
+        instead = "" if needs_optimum else ", or --no-optimum"
+        parser.error(f"optimum-onnx is missing: pip install 'ortgpt[optimum]'{instead}")
     given["heads"] = given["heads"] or max(1, given["width"] // 64)
     shape = Shape(**{field.name: given[field.name] for field in fields(Shape)})
     plan = Plan(shape, **{field.name: given[field.name] for field in fields(Plan) if field.name != "shape"})
-    return plan, ["ortgpt"] if given["no_optimum"] else ["ortgpt", "optimum"]
+    return plan, ["ortgpt"] if no_optimum else ["ortgpt", "optimum"]
 
 
 def prepare(shape: Shape, systems: list[str]) -> dict[str, Path]:

@@ -30,6 +30,7 @@ from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_
 from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
+    check_hidden_states,
     check_streamable,
     choose_seeds,
     choose_strategy,
@@ -286,7 +287,7 @@ class Model:
     def check_probe(self) -> None:
         """Raise BundleIntegrityError when tokenizer and weights do not give the manifest's known answer."""
         probe = self.manifest.probe
-        if tuple(self.tokenizer.encode(probe.text)) != probe.token_ids:
+        if tuple(self.tokenizer.encode_prompt(probe.text)) != probe.token_ids:
             raise BundleIntegrityError(
                 "the tokenizer is not the one the bundle was exported with: the probe has other ids"
             )
@@ -355,7 +356,10 @@ class Model:
         return Scoring(context, stride or max(1, context // 2), self.decoder)
 
     def _scored_text(self, given: tuple[int, ...], text: PromptLike, option: str) -> ScoredText:
-        token_ids = read_token_ids(text, self.tokenizer, self.manifest.architecture, option)
+        shape, begins = self.manifest.architecture, not given
+        token_ids = read_token_ids(text, self.tokenizer, shape, option, begins=begins)
+        if begins and isinstance(text, str):  # what the tokenizer puts before a text is none of it
+            return ScoredText(token_ids, len(self.tokenizer.prefix_ids))
         return ScoredText(given + token_ids, len(given))
 
     def _start(
@@ -384,6 +388,7 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
+        check_hidden_states(request.strategy, self.manifest)
         make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
         return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)

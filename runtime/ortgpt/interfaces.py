@@ -61,9 +61,16 @@ class Tokenizer(Protocol):
 
     size: int  # ids 0 .. size - 1 are known
     special_ids: frozenset[int]
+    prefix_ids: tuple[int, ...]  # special tokens that stand before every prompt; mostly none
     longest_token: int  # bytes of the longest one: bounds from below how many tokens a text has
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that stands anywhere: their bytes are those of the text."""
+        ...
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text that nothing stands before: prefix_ids come first."""
+        ...
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens, which text never shows."""

@@ -23,7 +23,7 @@ def make_probe(logits_of: Callable[[Ids], Floats], context: int, tokenizer: Toke
     best: tuple[float, Probe] | None = None
     tries = 0
     for end in range(len(TEXT), 0, -1):
-        token_ids = tuple(tokenizer.encode(TEXT[:end]))
+        token_ids = tuple(tokenizer.encode_prompt(TEXT[:end]))
         if not 1 <= len(token_ids) <= context:
             continue
         logits = logits_of(np.array(token_ids))[-1, : tokenizer.size]

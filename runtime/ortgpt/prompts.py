@@ -50,11 +50,13 @@ class Prompt:
 
 
 def read_prompt(value: object, tokenizer: Tokenizer, shape: Architecture, option: str = "prompt") -> Prompt:
-    """Check and encode a prompt. An empty one starts from the bos id, as GPT-2 was trained.
+    """Check and encode a prompt, with what the tokenizer puts before one.
+
+    Where that leaves nothing, it starts from the bos id, as GPT-2 was trained.
 
     Raises OptionError, or ContextLengthError when it has more tokens than the context.
     """
-    token_ids = read_token_ids(value, tokenizer, shape, option, longest=shape.context)
+    token_ids = read_token_ids(value, tokenizer, shape, option, longest=shape.context, begins=True)
     if not token_ids:
         token_ids = (start_token(shape, option),)
     check_context(token_ids, shape, option)
@@ -70,15 +72,24 @@ def check_context(token_ids: Sequence[int], shape: Architecture, option: str) ->
 
 
 def read_token_ids(
-    value: object, tokenizer: Tokenizer, shape: Architecture, option: str, *, longest: int | None = None
+    value: object,
+    tokenizer: Tokenizer,
+    shape: Architecture,
+    option: str,
+    *,
+    longest: int | None = None,
+    begins: bool = False,
 ) -> tuple[int, ...]:
-    """Ids of a text, or checked ids. A text that can't fit `longest` tokens is refused unread."""
+    """Ids of a text, or checked ids. A text that can't fit `longest` tokens is refused unread.
+
+    begins: nothing stands before it
+    """
     if isinstance(value, str):
         size = len(check_text(option, value).encode())
         if longest is not None and size > longest * tokenizer.longest_token:
             least = -(-size // tokenizer.longest_token)
             raise ContextLengthError(option, f"has at least {least} tokens, the model's context is {longest}")
-        return tuple(tokenizer.encode(value))
+        return tuple(tokenizer.encode_prompt(value) if begins else tokenizer.encode(value))
     if value is None or isinstance(value, bytes):
         raise OptionError(option, f"must be a string or a sequence of token ids, got {shown(value)}")
     return check_token_ids(option, value, shape.vocab_size)

@@ -27,6 +27,7 @@ class ByteTokenizer:
 
     size = 257
     special_ids = frozenset((END_OF_TEXT_ID,))
+    prefix_ids: tuple[int, ...] = ()
     longest_token = len(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
@@ -35,6 +36,9 @@ class ByteTokenizer:
             ids += [END_OF_TEXT_ID] if index else []
             ids += part.encode()
         return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return [*self.prefix_ids, *self.encode(text)]
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes((token_id,)) if 0 <= token_id < 256 else b""

@@ -2,8 +2,8 @@
 
 There are two buffers: a run reads the past in the one and writes the present into the other, which is the
 past of the next run. So nothing is copied between runs, and nothing allocated until a buffer is full. In its
-part of a buffer a tensor lies at the beginning, whatever its rows and columns; the part's last cell stays zero,
-to fill up with.
+part of a buffer a tensor lies at the beginning, whatever its rows and columns; the part's last cell stays
+zero, to fill up with.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: byte-level BPE, on the tokenizers library."""
+"""The tokenizer of a bundle: BPE of GPT-2's or of Llama-2's kind, on the tokenizers library."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from ortgpt.checks import check_text
 from ortgpt.errors import BundleError
+from ortgpt.text.metaspace import piece_bytes
 from ortgpt.text.tokenizer_file import TokenizerFile, byte_alphabet, read_tokenizer_file
 
 OUTSIDE_LATIN_1 = 0x100
@@ -19,17 +20,20 @@ PROBE = "Once upon a time, naïve 1,234 \t\n  日本語 🙂\x00'll"
 def load_tokenizer(data: bytes) -> TextTokenizer:
     """Build the tokenizer from the content of tokenizer.json.
 
-    Raises BundleError when the file is not a usable byte-level BPE tokenizer. The file's truncation,
-    padding, dropout and post-processor are not applied: a text is all of its tokens and no others.
+    Raises BundleError when the file is not a usable BPE tokenizer. The file's truncation, padding and dropout
+    are not applied. What it puts before a text, special tokens or a space, is put before prompts only.
     """
     file = read_tokenizer_file(data)
     with library_errors_reported("tokenizer.json can't be loaded"):
-        backend = _make_backend(file)
+        backend = _make_backend(file, file.json)
+        beginning = backend if file.beginning is None else _make_backend(file, file.beginning)
         known = backend.get_vocab(with_added_tokens=True)
     if known != {token: token_id for token_id, token in enumerate(file.tokens)}:
         raise BundleError("tokenizer.json gives ids to its added tokens that the library does not keep")
-    tokenizer = TextTokenizer(backend, file)
-    tokenizer.encode(PROBE + "".join(token.content for token in file.added.values()))
+    tokenizer = TextTokenizer(backend, file, beginning)
+    probe = PROBE + "".join(token.content for token in file.added.values())
+    for encode in (tokenizer.encode, tokenizer.encode_prompt):
+        encode(probe)
     return tokenizer
 
 
@@ -41,11 +45,13 @@ class TextTokenizer:
 
     size             ids 0 .. size - 1 are known
     special_ids      ids that text never shows
+    prefix_ids       special tokens that stand before every prompt, as </s> does before OPT's
     longest_token    no token stands for more bytes than this
     """
 
-    def __init__(self, backend: Backend, file: TokenizerFile) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, file: TokenizerFile, beginning: Backend) -> None:
+        self._backend, self._beginning = backend, beginning
+        self.prefix_ids = file.prefix_ids
         self._tokens = file.tokens
         self._bytes = _byte_table(file)
         self.size = len(file.tokens)
@@ -54,10 +60,24 @@ class TextTokenizer:
         self.longest_token = max(longest_special, *map(len, self._bytes))
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text. Raises OptionError("prompt") for what is not text."""
+        """The token ids of a text that stands anywhere: their bytes are those of the text.
+
+        Raises OptionError("prompt") for what is not text.
+        """
+        return self._encode(self._backend, text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text that nothing stands before, as transformers gives them.
+
+        prefix_ids come first. Llama-2's kind of tokenizer then puts a space before the text, which its first
+        token shows. Raises OptionError("prompt") for what is not text.
+        """
+        return [*self.prefix_ids, *self._encode(self._beginning, text)]
+
+    def _encode(self, backend: Backend, text: str) -> list[int]:
         check_text("prompt", text)
         with library_errors_reported("the tokenizer failed on a text"):
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -75,8 +95,8 @@ class TextTokenizer:
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
 
 
-def _make_backend(file: TokenizerFile) -> Backend:
-    backend = Backend.from_str(file.json)
+def _make_backend(file: TokenizerFile, components: str) -> Backend:
+    backend = Backend.from_str(components)
     backend.model = models.BPE(**file.model)
     for entry in file.added_entries:
         switches = {name: value for name, value in entry.items() if name not in ("id", "special")}
@@ -86,6 +106,9 @@ def _make_backend(file: TokenizerFile) -> Backend:
 
 
 def _byte_table(file: TokenizerFile) -> tuple[bytes, ...]:
+    if file.is_metaspace:
+        special = {i for i, token in file.added.items() if token.is_special}
+        return tuple(b"" if i in special else piece_bytes(token) for i, token in enumerate(file.tokens))
     # Latin-1 writes U+0000 to U+00FF as the bytes 0 to 255. All else is moved out of its reach, so that a
     # token with a character that stands for no byte fails.
     stand_ins = {ord(char): byte for char, byte in byte_alphabet().items()}

@@ -14,6 +14,8 @@ from typing import Any
 
 from ortgpt.checks import shown
 from ortgpt.errors import BundleError
+from ortgpt.text.metaspace import byte_tokens, metaspace_problems, without_first_space
+from ortgpt.text.template import adds_behind, leading_ids, template_problems
 
 logger = logging.getLogger("ortgpt")
 
@@ -21,7 +23,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PROBLEMS_SHOWN = 5
 BPE_SWITCHES = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
 
-# What can panic on some text is left out on purpose: Precompiled, Prepend, Replace, Strip, FixedLength.
+# What can panic on some text is left out on purpose: Precompiled, Strip, FixedLength, and all of Prepend and
+# Replace but what Llama-2's files do with them.
 NORMALIZERS = frozenset(("ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"))
 PRE_TOKENIZERS = frozenset(
     (
@@ -36,6 +39,7 @@ PRE_TOKENIZERS = frozenset(
     )
 )
 POST_PROCESSORS = frozenset(("ByteLevel", "TemplateProcessing"))
+WRITES_SPACES = frozenset(("Metaspace", "Prepend", "Replace"))  # of Llama-2's kind only
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,25 @@ class TokenizerFile:
     The tokenizers library gets it in parts, because it takes three times the memory to read it whole:
 
     json           its components, without vocabulary and added tokens; truncation, padding and
-                   post-processor are not used
+                   post-processor are not used, nor is a space put before a text
+    beginning      the same with the space that the file puts before a text; None: it puts none
     model          arguments of the library's BPE: vocabulary, merges, switches; dropout is not used
     added_entries  the added tokens in the file's order, with all their switches
 
     tokens         every token by id, gapless
     added          the added tokens by id
+    prefix_ids     special tokens that the file puts before a text
+    is_metaspace   whether tokens are written as Llama-2's are; else as bytes, like GPT-2's
     """
 
     json: str
+    beginning: str | None
     model: dict[str, Any]
     added_entries: tuple[dict[str, Any], ...]
     tokens: tuple[str, ...]
     added: dict[int, AddedToken]
+    prefix_ids: tuple[int, ...]
+    is_metaspace: bool
 
 
 def read_tokenizer_file(data: bytes) -> TokenizerFile:
@@ -82,12 +92,17 @@ def read_tokenizer_file(data: bytes) -> TokenizerFile:
         raise BundleError("tokenizer.json is not usable: " + "; ".join(problems[:MAX_PROBLEMS_SHOWN]))
     _warn_of_what_is_dropped(root, vocab)
     ids = vocab | {token.content: token.token_id for token in added}
+    is_metaspace = _is_metaspace(root)
+    pieces = without_first_space(root) if is_metaspace else root
     return TokenizerFile(
-        json=_components(root),
+        json=_components(pieces),
+        beginning=None if pieces == root else _components(root),
         model=_bpe_arguments(root["model"]),
         added_entries=tuple(root.get("added_tokens") or ()),
         tokens=tuple(sorted(ids, key=ids.__getitem__)),
         added={token.token_id: token for token in added},
+        prefix_ids=leading_ids(_templates(root)),
+        is_metaspace=is_metaspace,
     )
 
 
@@ -122,7 +137,7 @@ def _refuse_constant(name: str) -> float:
 def _vocab(model: dict[str, Any]) -> dict[str, int]:
     kind = model.get("type", "BPE")  # older files do not name it
     if kind != "BPE" or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
-        raise BundleError(f"tokenizer.json has model {shown(kind)}; only byte-level BPE is supported")
+        raise BundleError(f"tokenizer.json has model {shown(kind)}; only BPE is supported")
     vocab: dict[str, int] = model["vocab"]
     for token, token_id in vocab.items():
         if type(token_id) is not int:
@@ -145,6 +160,10 @@ def _problems(root: dict[str, Any], vocab: dict[str, int], added: tuple[AddedTok
     yield from _merge_problems(root["model"], vocab)
     yield from _component_problems(root)
     yield from _discarded_problems(root)
+    yield from template_problems(_templates(root))
+    known = {*vocab.values(), *(token.token_id for token in added)}
+    if not known.issuperset(leading_ids(_templates(root))):
+        yield "post-processor adds a token that there is not"
 
 
 def _id_problems(vocab: dict[str, int], added: tuple[AddedToken, ...]) -> Iterator[str]:
@@ -180,26 +199,37 @@ def _merge_problems(model: dict[str, Any], vocab: dict[str, int]) -> Iterator[st
             yield f"merge {index}, {shown(merge)}, needs a token that the vocabulary does not have"
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            yield f"{name} is set, which byte-level BPE does not have"
+            yield f"{name} is set, which neither GPT-2's kind of BPE nor Llama-2's has"
 
 
 def _component_problems(root: dict[str, Any]) -> Iterator[str]:
-    decoders = [part["type"] for part in _parts(root.get("decoder"), "decoders")]
-    if decoders != ["ByteLevel"]:
-        yield f"its decoder is {shown(decoders or None)}; only byte-level BPE is supported"
-    normalizers = [part["type"] for part in _parts(root.get("normalizer"), "normalizers")]
-    splitters = [part["type"] for part in _parts(root.get("pre_tokenizer"), "pretokenizers")]
-    processors = [part["type"] for part in _parts(root.get("post_processor"), "processors")]
-    if "ByteLevel" not in (*normalizers, *splitters):
-        yield "neither its normalizer nor its pre-tokenizer turns text into bytes (ByteLevel)"
-    for name, kinds, known in (
-        ("normalizer", normalizers, NORMALIZERS),
-        ("pre-tokenizer", splitters, PRE_TOKENIZERS),
+    normalizers = _parts(root.get("normalizer"), "normalizers")
+    splitters = _parts(root.get("pre_tokenizer"), "pretokenizers")
+    processors = _parts(root.get("post_processor"), "processors")
+    decoders = _parts(root.get("decoder"), "decoders")
+    more: frozenset[str] = frozenset()
+    if _is_metaspace(root):
+        more = WRITES_SPACES
+        yield from metaspace_problems(root["model"], normalizers, splitters, decoders)
+    else:
+        kinds = [part["type"] for part in decoders]
+        if kinds != ["ByteLevel"]:
+            yield f"its decoder is {shown(kinds or None)}; only those of GPT-2's and Llama-2's kind are known"
+        if "ByteLevel" not in (part["type"] for part in (*normalizers, *splitters)):
+            yield "neither its normalizer nor its pre-tokenizer turns text into bytes (ByteLevel)"
+    for name, parts, known in (
+        ("normalizer", normalizers, NORMALIZERS | more),
+        ("pre-tokenizer", splitters, PRE_TOKENIZERS | more),
         ("post-processor", processors, POST_PROCESSORS),
     ):
-        for kind in kinds:
-            if kind not in known:
-                yield f"{name} {shown(kind)} is not supported"
+        for part in parts:
+            if part["type"] not in known:
+                yield f"{name} {shown(part['type'])} is not supported"
+
+
+def _is_metaspace(root: dict[str, Any]) -> bool:
+    """Whether it is Llama-2's kind, which its decoder shows."""
+    return any(part["type"] == "ByteFallback" for part in _parts(root.get("decoder"), "decoders"))
 
 
 def _parts(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -216,11 +246,6 @@ def _discarded_problems(root: dict[str, Any]) -> Iterator[str]:
     truncation = root.get("truncation")
     if truncation is not None and not 0 <= truncation["stride"] < truncation["max_length"]:
         yield "truncation has a stride that is not below its max_length"
-    for template in _templates(root):
-        for piece in (*template["single"], *template["pair"]):
-            name = piece.get("SpecialToken", {}).get("id")
-            if name is not None and name not in template["special_tokens"]:
-                yield f"post-processor adds {shown(name)}, which it does not define"
 
 
 def _templates(root: dict[str, Any]) -> list[dict[str, Any]]:
@@ -229,9 +254,12 @@ def _templates(root: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _warn_of_what_is_dropped(root: dict[str, Any], vocab: dict[str, int]) -> None:
-    if any("SpecialToken" in piece for template in _templates(root) for piece in template["single"]):
-        logger.warning("tokenizer.json adds special tokens around a text; ortgpt does not add them")
-    missing = [byte for char, byte in byte_alphabet().items() if char not in vocab]
+    if adds_behind(_templates(root)):
+        logger.warning(
+            "tokenizer.json adds special tokens that do not stand before the text; ortgpt does not add them"
+        )
+    alphabet = byte_tokens() if _is_metaspace(root) else byte_alphabet()
+    missing = [byte for token, byte in alphabet.items() if token not in vocab]
     if missing:
         logger.warning(
             "tokenizer.json has no token for %d of the 256 bytes; characters that need them are lost",
