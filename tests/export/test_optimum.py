@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from portable_exports import make_portable_checkpoint
 from safetensors.numpy import load_file, save_file
+from tokenizers import pre_tokenizers
 
 import ortgpt
 from ortgpt.errors import BundleError, CheckpointError, MissingExtraError, OptionError
@@ -226,6 +228,56 @@ def test_weights_that_are_not_finite_are_refused(llama: Path, tmp_path: Path) ->
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="holds NaN or infinite values"):
         export(llama, tmp_path / "bundle")
+
+
+def opt_without_tokenizer_json(folder: Path) -> Path:
+    """With the files that OPT's tokenizer has on the hub: </s> stands before every text."""
+    checkpoint = make_portable_checkpoint(folder, "opt", vocab_size=261, eos_token_id=2, bos_token_id=2)
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (checkpoint / name).unlink()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, "th"]
+    vocabulary = {token: place for place, token in enumerate(tokens)}
+    settings = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": True,
+        "add_prefix_space": False,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>"),
+    }
+    (checkpoint / "vocab.json").write_text(json.dumps(vocabulary))
+    (checkpoint / "merges.txt").write_text("#version: 0.2\nt h\n")
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
+    return checkpoint
+
+
+def test_a_tokenizer_of_older_files_is_converted_as_transformers_does(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    checkpoint = opt_without_tokenizer_json(tmp_path / "opt")
+    export(checkpoint, tmp_path / "bundle", verify="none")
+    expected = AutoTokenizer.from_pretrained(checkpoint)
+    with ortgpt.load(tmp_path / "bundle") as model:
+        for text in ("the cat", "", " naïve th"):
+            assert list(model.generate(text, max_new_tokens=1).prompt_token_ids) == expected(text).input_ids
+
+
+def test_the_source_digest_follows_the_settings_of_a_converted_tokenizer(tmp_path: Path) -> None:
+    checkpoint = opt_without_tokenizer_json(tmp_path / "opt")
+    first = export(checkpoint, tmp_path / "first", verify="none").provenance.source_sha256
+    settings = checkpoint / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"add_bos_token": true', '"add_bos_token": false'))
+    second = export(checkpoint, tmp_path / "second", verify="none").provenance.source_sha256
+    assert first != second
+
+
+def test_a_tokenizer_that_cannot_be_converted_is_one_sentence(tmp_path: Path) -> None:
+    checkpoint = opt_without_tokenizer_json(tmp_path / "opt")
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}')
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json, and transformers can't make one: "):
+        export(checkpoint, tmp_path / "bundle")
+    (checkpoint / "vocab.json").unlink()
+    with pytest.raises(CheckpointError, match="the checkpoint has no tokenizer"):
+        export(checkpoint, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "optimum.exporters.onnx"])
