@@ -1,4 +1,4 @@
-"""What the engine does on a fused graph it does on a portable one: the same cases over both of storyteller's."""
+"""What the engine does on a fused graph it does on a portable one: the same cases over two of storyteller."""
 
 from __future__ import annotations
 
