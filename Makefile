@@ -1,5 +1,6 @@
 # make demo     a story from the embedded checkpoint: sets up .venv, exports, generates (no torch, no hub)
 # make test     the whole test suite, with its own set-up
+# make test-gpu-wheel  the runtime on onnxruntime-gpu, with or without a device: an environment of its own
 # make check    format, lint, types, import floors
 # make compare  one prompt through every strategy
 # make storyteller  the int8 model inside the package
@@ -14,7 +15,7 @@ BUNDLE := models/storyteller-fp32
 CHECKPOINT := $(wildcard models/storyteller/*.json) models/storyteller/model.safetensors
 EXPORT_SOURCES := $(wildcard export/ortgpt_export/*.py)
 
-.PHONY: demo compare test check bench peers storyteller clean
+.PHONY: demo compare test test-gpu-wheel check bench peers storyteller clean
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -28,13 +29,18 @@ compare: $(BUNDLE)/manifest.json
 test: .venv/.dev .venv-lean/.ready
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
+# Minutes, and some hundred megabytes: not part of make test.
+test-gpu-wheel: .venv-gpu/.ready
+	.venv-gpu/bin/python -m pytest -n 2 tests/gpu_wheel tests/runtime/test_cuda.py tests/runtime/test_generator.py \
+		tests/runtime/inference/test_[cfms]*.py
+
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.bench
+bench: .venv/.dev
 	$(BIN)/python benchmarks/decode_against_optimum.py
 	$(BIN)/python benchmarks/strategy_cost.py
 
@@ -64,10 +70,6 @@ storyteller: | .venv/.run
 	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable ".[dev]" 1>&2
 	touch $@ .venv/.run
 
-.venv/.bench: .venv/.dev benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt -r benchmarks/requirements.txt 1>&2
-	touch $@
-
 # What a user who only generates has: the tests run the whole runtime in it.
 .venv-lean/.ready: pyproject.toml $(shell find runtime/ortgpt -name '*.py')
 	test -x .venv-lean/bin/python || $(PYTHON) -m venv .venv-lean 1>&2
@@ -75,5 +77,10 @@ storyteller: | .venv/.run
 	.venv-lean/bin/python -m pip install --quiet ".[cpu]" 1>&2
 	touch $@
 
+.venv-gpu/.ready: pyproject.toml Makefile
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu 1>&2
+	.venv-gpu/bin/python -m pip install --quiet --editable ".[gpu,export,grammar]" pytest pytest-xdist 1>&2
+	touch $@
+
 clean:
-	rm -rf .venv .venv-lean models/storyteller-* build dist
+	rm -rf .venv .venv-lean .venv-gpu models/storyteller-* build dist

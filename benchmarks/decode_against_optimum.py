@@ -1,6 +1,6 @@
 """Greedy decoding by ortgpt and by optimum-onnx side by side, and how far the memory lets it go.
 
-python benchmarks/decode_against_optimum.py        GPT-2 small's shape; needs benchmarks/requirements.txt
+python benchmarks/decode_against_optimum.py        GPT-2 small's shape; needs the extra "optimum"
 python benchmarks/decode_against_optimum.py --layers 2 --width 64 --rounds 2        a try-out
 
 Progress goes to stderr, tables to stdout, one JSON line last. A missed target is no failure.
@@ -84,7 +84,7 @@ def parse_arguments(about: str | None, *, needs_optimum: bool = False) -> tuple[
     no_optimum = given.get("no_optimum", False)
     if not no_optimum and find_spec("optimum") is None:
         instead = "" if needs_optimum else ", or --no-optimum"
-        parser.error(f"optimum-onnx is missing: pip install -r benchmarks/requirements.txt{instead}")
+        parser.error(f"optimum-onnx is missing: pip install 'ortgpt[optimum]'{instead}")
     given["heads"] = given["heads"] or max(1, given["width"] // 64)
     shape = Shape(**{field.name: given[field.name] for field in fields(Shape)})
     plan = Plan(shape, **{field.name: given[field.name] for field in fields(Plan) if field.name != "shape"})

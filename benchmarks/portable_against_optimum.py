@@ -1,6 +1,6 @@
 """Greedy decoding of one and the same graph, as Optimum writes it, by ortgpt and by optimum-onnx.
 
-python benchmarks/portable_against_optimum.py      GPT-2 small's shape; needs benchmarks/requirements.txt
+python benchmarks/portable_against_optimum.py      GPT-2 small's shape; needs ortgpt[optimum]
 python benchmarks/portable_against_optimum.py --layers 2 --width 64 --rounds 2        a try-out
 
 Both read the same file: `ortgpt adopt` adds a manifest to the directory and changes nothing else. Progress

@@ -8,17 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from checkpoints import make_checkpoint
 
 import ortgpt
+from ortgpt.inference.wheels import installed_wheels
+from ortgpt.manifest import parse_version
 from ortgpt_export.exporter import export_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
 MakeBundle = Callable[..., Path]
+# Where the engine is older than what bundles are for by default, as onnxruntime-gpu often is.
+FLOOR: dict[str, Any] = (
+    {"onnxruntime_floor": "1.31"} if parse_version(onnxruntime.__version__) < (1, 32) else {}
+)
+# `make test-gpu-wheel` runs these, in an environment of its own.
+collect_ignore = [] if installed_wheels()["onnxruntime-gpu"] else ["gpu_wheel"]
 # The others are config.json's.
-EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant", "fast_prefill"}
+EXPORT_OPTIONS = {"onnxruntime_floor", "precision", "row_invariant", "fast_prefill", "via"}
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +39,14 @@ def storyteller() -> Path:
 @pytest.fixture(scope="session")
 def storyteller_bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("bundles") / "storyteller-fp32"
-    export_checkpoint(str(storyteller), bundle, verify="none")
+    export_checkpoint(str(storyteller), bundle, verify="none", **FLOOR)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def storyteller_via_optimum(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bundles") / "storyteller-optimum"
+    export_checkpoint(str(storyteller), bundle, via="optimum", verify="none")
     return bundle
 
 
@@ -57,7 +73,12 @@ def make_storyteller(storyteller: Path, tmp_path_factory: pytest.TempPathFactory
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not bundle.exists():  # it comes whole, by a rename
                 export_checkpoint(
-                    str(storyteller), bundle, precision=precision, row_invariant=row_invariant, verify=verify
+                    str(storyteller),
+                    bundle,
+                    precision=precision,
+                    row_invariant=row_invariant,
+                    verify=verify,
+                    **FLOOR,
                 )
         return bundle
 
@@ -66,9 +87,9 @@ def make_storyteller(storyteller: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """make_bundle(onnxruntime_floor="1.32", precision="fp32", row_invariant=False, **config) -> directory.
+    """make_bundle(precision="fp32", row_invariant=False, via="graph", **config) -> directory.
 
-    A random model's bundle; its checkpoint lies beside it.
+    The bundle of a random GPT-2; its checkpoint lies beside it.
     """
     made: dict[str, Path] = {}
 
@@ -76,6 +97,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         key = repr(sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("random")
+            options = {**FLOOR, **options}
             export = {name: options.pop(name) for name in EXPORT_OPTIONS & set(options)}
             checkpoint = make_checkpoint(folder / "checkpoint", **options)
             made[key] = folder / "bundle"
@@ -99,6 +121,28 @@ def make_portable(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         key = repr((family, sorted(options.items())))
         if key not in made:
             made[key] = make_portable_directory(tmp_path_factory.mktemp(family), family, **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_via_optimum(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """make_via_optimum("llama", precision="fp32", **config) -> the bundle; its checkpoint lies beside it.
+
+    Families and config are those of portable_exports.make_portable_checkpoint.
+    """
+    from portable_exports import make_portable_checkpoint  # brings torch along
+
+    made: dict[str, Path] = {}
+
+    def make(family: str, *, precision: str = "fp32", **config: Any) -> Path:
+        key = repr((family, precision, sorted(config.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            checkpoint = make_portable_checkpoint(folder / "checkpoint", family, **config)
+            made[key] = folder / "bundle"
+            export_checkpoint(str(checkpoint), made[key], via="optimum", precision=precision, verify="none")
         return made[key]
 
     return make

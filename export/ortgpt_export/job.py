@@ -39,6 +39,9 @@ from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile, read_tokenizer
 from ortgpt_export.verify import measure_parity, numpy_reference, torch_reference
 
+DescribeSource = Callable[[list[Path]], Provenance]
+"""Is told what is read besides configuration, weights and tokenizer; takes the digest of all."""
+
 SMALL_FILES_BYTES = 64 << 20  # room for graph, tokenizer and manifest
 
 
@@ -204,10 +207,10 @@ def describe(config: GPT2Config, tokenizer_size: int) -> Architecture:
 
 @contextmanager
 def open_graph_job(
-    directory: Path, describe_source: Callable[[], Provenance], progress: Progress
+    directory: Path, describe_source: DescribeSource, progress: Progress
 ) -> Iterator[GraphJob]:
     """Read a GPT-2's configuration, tokenizer and weights, and only then its digests."""
     config = read_config(directory)
     tokenizer = read_tokenizer(directory, config.vocab_size)
     with open_checkpoint(directory, config) as weights:
-        yield GraphJob(tokenizer, describe_source(), progress, directory, config, weights)
+        yield GraphJob(tokenizer, describe_source([]), progress, directory, config, weights)

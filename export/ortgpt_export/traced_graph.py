@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +49,9 @@ class TracedGraph:
         graph = self.model.graph
         self.tensors = {tensor.name: tensor for tensor in graph.initializer} | _large_constants(graph.node)
         self._parameters = {tensor.name for tensor in graph.initializer}
-        self._makers: dict[str, NodeProto] = {output: node for node in graph.node for output in node.output}
-        self._readers = Counter(name for node in graph.node for name in node.input)
+        self.nodes = _without_aliases(graph.node, self.tensors)
+        self._makers = {output: node for node in self.nodes for output in node.output}
+        self._readers = Counter(name for node in self.nodes for name in node.input)
         self._check_whole()
         self.inputs = {value.name: value for value in graph.input if value.name not in self._parameters}
         self.outputs = {value.name: value for value in graph.output}
@@ -123,8 +125,7 @@ class TracedGraph:
 
     def _find_lookup(self) -> NodeProto | None:
         """The lookup of input_ids in a table that nothing else reads."""
-        nodes: list[NodeProto] = list(self.model.graph.node)
-        for node in nodes:
+        for node in self.nodes:
             if (
                 node.op_type == "Gather"
                 and self.is_own_matrix(node.input[0])
@@ -143,13 +144,26 @@ class TracedGraph:
         return name in self.tensors or (name in self._makers and self._makers[name].op_type == "Constant")
 
 
+def _without_aliases(nodes: Iterable[NodeProto], tensors: Container[str]) -> list[NodeProto]:
+    """The nodes without those that hand on a weight, whose readers get it itself: torch's equal weights."""
+    kept: list[NodeProto] = []
+    aliases: dict[str, str] = {}
+    for node in nodes:
+        node.input[:] = [aliases.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.input[0] in tensors:
+            aliases[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    return kept
+
+
 def tensor_bytes(tensor: TensorProto) -> int:
     """The bytes of a tensor's values."""
     size: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return size
 
 
-def _large_constants(nodes: Any) -> dict[str, TensorProto]:
+def _large_constants(nodes: Iterable[NodeProto]) -> dict[str, TensorProto]:
     found = {}
     for node in nodes:
         if node.op_type != "Constant" or node.attribute[0].name != "value":

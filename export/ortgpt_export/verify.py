@@ -30,13 +30,16 @@ Reference = Callable[[Ids], tuple[Floats, Floats]]
 """(tokens,) -> logits (tokens, vocab), hidden (tokens, n_embd)"""
 
 
-def check_available(reference: str) -> None:
-    """Raise MissingExtraError when a verification can't run here: known before the work starts."""
+def check_available(reference: str, feature: str | None = None) -> None:
+    """Raise MissingExtraError when a verification can't run here: known before the work starts.
+
+    feature  who asks, as the caller wrote it
+    """
     needed = [("onnxruntime", "cpu")] if reference != "none" else []
     needed += [("torch", "dev"), ("transformers", "dev")] if reference == "torch" else []
     for package, extra in needed:
         if find_spec(package) is None:
-            raise MissingExtraError(f"--verify {reference}", extra, package=package)
+            raise MissingExtraError(feature or f"--verify {reference}", extra, package=package)
 
 
 def check_quantisers() -> None:
@@ -46,10 +49,12 @@ def check_quantisers() -> None:
             raise MissingExtraError("a precision other than fp32", extra, package=package)
 
 
-class _Run(NamedTuple):
-    token_ids: Ids  # (tokens,) all that went into the model
+class GreedyRun(NamedTuple):
+    """token_ids: all that went into the model; hidden: None where the graph gives none."""
+
+    token_ids: Ids  # (tokens,)
     logits: Floats  # (tokens, vocab)
-    hidden: Floats  # (tokens, n_embd)
+    hidden: Floats | None  # (tokens, n_embd)
 
 
 def numpy_reference(weights: Mapping[str, Floats], config: GPT2Config) -> Reference:
@@ -93,7 +98,9 @@ def measure_parity(
     prompt_tokens = max(1, min(PROMPT_TOKENS, architecture.context - CACHED_STEPS))
     steps = min(CACHED_STEPS, architecture.context - prompt_tokens)
     prompt = np.random.default_rng(0).integers(0, architecture.vocab_size, prompt_tokens)
-    bundle = _run_bundle(directory, prompt, steps, on_step)
+    with _load(directory) as model:
+        bundle = run_greedily(model, prompt, steps, on_step)
+    assert bundle.hidden is not None  # every graph that is exported gives them
     logits, hidden = reference(bundle.token_ids)
     on_step(steps + 2, steps + 2)
     parity = Parity(
@@ -109,21 +116,25 @@ def measure_parity(
     return parity
 
 
-def _run_bundle(directory: Path, prompt: Ids, steps: int, on_step: OnStep) -> _Run:
+def run_greedily(
+    model: ortgpt.Model, prompt: Ids, steps: int, on_step: OnStep = lambda *_: None
+) -> GreedyRun:
     """Prefill the prompt, then feed the likeliest token `steps` times."""
+    decoder = model.decoder()
+    has_hidden = decoder.capabilities.hidden_states
     token_ids, logits, hidden = [prompt], [], []
-    with _load(directory) as model:
-        decoder = model.decoder()
-        for step in range(steps + 1):
-            outputs = decoder.extend([token_ids[-1]], outputs="all", hidden=True)
-            assert outputs.hidden is not None
-            logits.append(outputs.logits[0].copy())  # the decoder reuses its buffers
+    for step in range(steps + 1):
+        outputs = decoder.extend([token_ids[-1]], outputs="all", hidden=has_hidden)
+        logits.append(outputs.logits[0].copy())  # the decoder reuses its buffers
+        if outputs.hidden is not None:
             hidden.append(outputs.hidden[0].copy())
-            if step < steps:
-                token_ids.append(logits[-1][-1:].argmax(axis=-1))
-            on_step(step + 1, steps + 2)
-        decoder.release()
-    return _Run(np.concatenate(token_ids), np.concatenate(logits), np.concatenate(hidden))
+        if step < steps:
+            token_ids.append(logits[-1][-1:].argmax(axis=-1))
+        on_step(step + 1, steps + 2)
+    decoder.release()
+    return GreedyRun(
+        np.concatenate(token_ids), np.concatenate(logits), np.concatenate(hidden) if hidden else None
+    )
 
 
 def _load(directory: Path) -> ortgpt.Model:

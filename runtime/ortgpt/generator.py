@@ -20,7 +20,8 @@ from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, Ortgpt
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.decoders import make_decoder
 from ortgpt.inference.plan import DEFAULT_CHUNK
-from ortgpt.inference.session import OnRun, Provider, Session, check_room
+from ortgpt.inference.providers import Provider
+from ortgpt.inference.session import OnRun, Session, check_room
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
@@ -29,6 +30,7 @@ from ortgpt.prompts import Prompt, PromptLike, is_one_prompt, read_prompt, read_
 from ortgpt.request import Request
 from ortgpt.request_checks import (
     check_draft,
+    check_hidden_states,
     check_streamable,
     choose_seeds,
     choose_strategy,
@@ -386,6 +388,7 @@ class Model:
     def _generation(
         self, request: Request, decoder: Decoder | None = None, at_end: AtEnd | None = None
     ) -> Generation:
+        check_hidden_states(request.strategy, self.manifest)
         make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
         return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)

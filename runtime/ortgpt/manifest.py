@@ -209,6 +209,11 @@ class Manifest:
         return PREFILL_GRAPH_NAME in self.files
 
     @property
+    def hidden_states(self) -> bool:
+        """Whether the graph gives them."""
+        return self.portable is None or self.portable.hidden_states
+
+    @property
     def graph_name(self) -> str:
         """The graph's file."""
         return GRAPH_NAME if self.portable is None else self.portable.file

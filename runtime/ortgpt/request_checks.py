@@ -12,7 +12,7 @@ from ortgpt.interfaces import Tokenizer
 from ortgpt.manifest import Manifest
 from ortgpt.option_checks import MAX_SEED
 from ortgpt.options import OptionFields, Options
-from ortgpt.strategies import BeamSearch, Greedy, Sampling, Strategy
+from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling, Strategy
 
 
 class LoadedModel(Protocol):
@@ -41,6 +41,16 @@ def check_draft(draft: LoadedModel, model: LoadedModel) -> None:
     if draft.manifest.architecture.vocab_size < model.manifest.architecture.vocab_size:
         sizes = [one.manifest.architecture.vocab_size for one in (draft, model)]
         raise OptionError("draft", f"has a vocabulary of {sizes[0]} ids, the model's has {sizes[1]}")
+
+
+def check_hidden_states(strategy: Strategy, manifest: Manifest) -> None:
+    """Not every graph that another exporter wrote gives them."""
+    if isinstance(strategy, ContrastiveSearch) and not manifest.hidden_states:
+        raise OptionError(
+            "strategy",
+            f"ContrastiveSearch compares hidden states, which {manifest.graph_name} does not give",
+            hint="export the checkpoint with ortgpt export, whose graphs give them",
+        )
 
 
 def rows_per_prompt(strategy: Strategy, options: Options) -> int:

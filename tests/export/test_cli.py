@@ -49,7 +49,11 @@ def test_unverified_bundles_are_called_so(checkpoint, tmp_path) -> None:
             2,
             "error: --perplexity-text missing can't",
         ),
-        (["--via", "optimum"], 2, "error: --via optimum is not there yet"),
+        (
+            ["--via", "optimum", "--precision", "int8"],
+            2,
+            "error: --precision must be fp32 or int8-dynamic via",
+        ),
         (["--verify", "maybe"], 2, "maybe"),
         (["--onnxruntime-floor", "1.2"], 2, "1.2"),
         (["--revision", "main"], 2, "error: --revision is for hub ids"),

@@ -21,9 +21,8 @@ def stand_in_memory() -> DeviceMemory:
 def put_on_stand_in(session: Session) -> None:
     """Let a session of the CPU do as one on CUDA does: its caches, and its copies of what is bound."""
     session.memory = stand_in_memory()
-    binding, run = session.binding, session.run
+    binding = session.binding
     session.binding = lambda: CopyingBinding(binding())  # type: ignore[method-assign]
-    session.run = lambda bound: run(bound.inner)  # type: ignore[method-assign]
 
 
 class CopyingBinding:
@@ -33,17 +32,17 @@ class CopyingBinding:
     """
 
     def __init__(self, binding: Any) -> None:
-        self.inner, self._copies = binding, {}
+        self._inner, self._copies = binding, {}
 
     def bind_input(self, name: str, device: str, number: int, kind: Any, shape: Any, address: int) -> None:
         if not name.startswith("past_"):
             size = math.prod(shape) * np.dtype(kind).itemsize
             copy = self._copies[name] = ctypes.create_string_buffer(ctypes.string_at(address, size), size + 1)
             address = ctypes.addressof(copy)
-        self.inner.bind_input(name, device, number, kind, shape, address)
+        self._inner.bind_input(name, device, number, kind, shape, address)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+        return getattr(self._inner, name)
 
 
 def as_array(cells: CacheCells) -> np.ndarray:

@@ -79,6 +79,7 @@ PORTABLE_OPERATORS: dict[str, frozenset[str]] = {
             "DynamicQuantizeMatMul",
             "FastGelu",
             "FusedMatMul",
+            "GatherBlockQuantized",
             "Gelu",
             "MatMulNBits",
             "QuickGelu",

@@ -7,9 +7,12 @@ import re
 from ortgpt.errors import BundleError, OrtgptError, ProviderError
 
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate memory|_ALLOC_FAILED|bad[_ ]alloc", re.IGNORECASE)
-_DEVICE = re.compile(r"\b(CUDA|CUDNN|CUBLAS)(\b|_)", re.IGNORECASE)
+_DEVICE = re.compile(r"\b(CUDA|CUDNN|CUBLAS)(\b|_)|Invalid device ID", re.IGNORECASE)
 # onnxruntime's macros: what failed, its number, the runtime's own words; then place and expression.
-_CUDA_WORDS = re.compile(r"(?:CUDA|CUDNN|CUBLAS)\w* (?:failure|error) ?\S*?: *(.+?) *(?:;|$)", re.IGNORECASE)
+_CUDA_WORDS = re.compile(
+    r"(?:CUDA|CUDNN|CUBLAS)\w* (?:failure|error) ?\S*?: *(.+?) *(?:;|$)|(Invalid device ID[^;\n]*)",
+    re.IGNORECASE | re.MULTILINE,
+)
 CUDA_HINT = "see what nvidia-smi shows, and whether CUDA_VISIBLE_DEVICES names a device that is there"
 SMALLER = "use fewer rows (n, or prompts in one batch), fewer tokens, or a smaller prefill_chunk"
 
@@ -45,7 +48,7 @@ def _device_error(error: Exception, provider: str) -> ProviderError | None:
         return None
     words = _CUDA_WORDS.search(str(error))
     return ProviderError(
-        f"CUDA can't be used: {words[1] if words else first_line(error)}",
+        f"CUDA can't be used: {words[1] or words[2] if words else first_line(error)}",
         hint=CUDA_HINT,
     )
 

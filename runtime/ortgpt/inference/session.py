@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ortgpt.errors import MissingExtraError, OptionError, OrtgptError, ProviderError
+from ortgpt.errors import MissingExtraError, OrtgptError, ProviderError
 from ortgpt.inference import cuda
 from ortgpt.inference.cache_memory import HOST, CacheMemory, Device, HostMemory
 from ortgpt.inference.device_memory import DeviceMemory
 from ortgpt.inference.failures import load_error, memory_error, run_error
 from ortgpt.inference.memory import check_memory
 from ortgpt.inference.move_graph import move_graph
-from ortgpt.inference.wheels import CHANGE_TO_GPU, INSTALL_ONE, upgrade_command
+from ortgpt.inference.providers import Provider, check_cuda_available, choose_provider, cpu_warning
+from ortgpt.inference.wheels import INSTALL_ONE, upgrade_command
 from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
@@ -55,8 +57,6 @@ except ModuleNotFoundError as error:
 except ImportError as error:
     raise ProviderError(f"onnxruntime is installed but can't be loaded: {error}") from error
 
-Provider = Literal["auto", "cpu", "cuda"]
-PROVIDERS = ("auto", "cpu", "cuda")
 OnRun = Callable[[float], None]
 """Is told the seconds that a run of the graph took, in the thread that ran it."""
 
@@ -102,10 +102,8 @@ class Session:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
                 for name in manifest.data_names:
                     (weights_folder / name).touch()  # is looked for even though it is not read
-            self.provider, self._session = self._build(
-                provider, manifest, graph, self._options(manifest, weights_folder, initializers or {})
-            )
-        self.memory = _cache_memory(DEVICES[self.provider])
+            options = self._options(manifest, weights_folder, initializers or {})
+            self.provider, self._session, self.memory = self._build(provider, manifest, graph, options)
         self._process = os.getpid()
 
     def _options(
@@ -135,21 +133,25 @@ class Session:
 
     def _build(
         self, wanted: Provider, manifest: Manifest, graph: bytes | Path, options: Any
-    ) -> tuple[str, Any]:
-        """(provider, onnxruntime's session). With "auto" CUDA has to load, or it is the CPU."""
-        chosen, reason = choose_provider(wanted, manifest), None
+    ) -> tuple[str, Any, CacheMemory]:
+        """(provider, onnxruntime's session, where caches lie). "auto" takes CUDA only if it loads."""
+        available = available_providers()
+        chosen, reason = choose_provider(wanted, manifest, available), None
         if chosen == "cuda":
             try:
-                return chosen, open_graph(graph, options, DEVICES[chosen])
-            except ProviderError as error:
+                device = DEVICES[chosen]
+                return chosen, open_graph(graph, options, device), DeviceMemory(Engine(device))
+            except OrtgptError as error:
                 if wanted == "cuda":
                     raise
                 check_room(manifest, provider="cpu")
                 reason = str(error)
-        elif wanted == "auto" and cuda.PROVIDER in available_providers():
+        elif wanted == "auto" and cuda.PROVIDER in available:
             reason = f"{manifest.precision} bundles can't run on CUDA"
-        _warn_of_cpu(manifest, reason)
-        return "cpu", open_graph(graph, options, HOST)
+        warning = cpu_warning(manifest, reason)
+        if warning is not None:
+            logger.warning(warning)
+        return "cpu", open_graph(graph, options, HOST), HostMemory()
 
     def binding(self) -> Any:
         """A new IO binding of this session."""
@@ -189,24 +191,18 @@ class Engine:
         self._mover = open_graph(move_graph(), _plain_options(), device)
 
     def zeros(self, shape: tuple[int, ...], what: str, hint: str) -> Any:
-        array = np.zeros(shape, np.float32)
         try:
-            return onnxruntime.OrtValue.ortvalue_from_numpy(array, *self.device)
+            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32), *self.device)
         except Exception as error:
-            purpose = f"hold {what}, {array.nbytes / 1e6:,.0f} MB"
-            raise memory_error(error, purpose, self.device.type, hint) or run_error(
-                error, self.device.type
-            ) from error
+            purpose = f"hold {what}, {4e-6 * math.prod(shape):,.0f} MB"
+            provider = self.device.type
+            raise (memory_error(error, purpose, provider, hint) or run_error(error, provider)) from error
 
     def binding(self) -> Any:
         return self._mover.io_binding()
 
     def run(self, binding: Any) -> None:
         run_bound(self._mover, binding, self.device.type)
-
-
-def _cache_memory(device: Device) -> CacheMemory:
-    return HostMemory() if device == HOST else DeviceMemory(Engine(device))
 
 
 def _plain_options() -> Any:
@@ -228,7 +224,10 @@ def open_graph(graph: bytes | Path, options: Any, device: Device) -> Any:
         if device.type == "cuda":
             _check_cuda_loads()
         try:
-            session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+            with _quiet_engine(device):
+                session = onnxruntime.InferenceSession(
+                    source, options, providers=providers, enable_fallback=0
+                )
         except Exception as error:  # onnxruntime's own family: InvalidGraph, Fail, NotImplemented ...
             raise load_error(error, device.type) from error
     wanted = providers[0][0] if device.type == "cuda" else providers[0]
@@ -248,6 +247,19 @@ def run_bound(session: Any, binding: Any, provider: str) -> None:
         raise run_error(error, provider) from error
 
 
+@contextlib.contextmanager
+def _quiet_engine(device: Device) -> Iterator[None]:
+    """What is wrong with CUDA is in the error; onnxruntime would write it to stderr as well, in colours."""
+    if device.type == "cpu":
+        yield
+        return
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # what it has by itself; it can't be asked
+
+
 def _check_cuda_loads() -> None:
     problem = cuda.find_load_problem(onnxruntime.preload_dlls)
     if problem is not None:
@@ -256,6 +268,7 @@ def _check_cuda_loads() -> None:
 
 def check_cuda() -> None:
     """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
+    check_cuda_available(available_providers())
     Engine(DEVICES["cuda"])
 
 
@@ -283,47 +296,13 @@ def check_room(manifest: Manifest, *, fast_prefill: bool = False, provider: str 
     weights = sum(entry.size for name, entry in manifest.files.items() if name not in left_out)
     leave_out = "leave out the second copy: fast_prefill=False, --no-fast-prefill"
     remedy = leave_out if takes_both else "use a smaller model"
-    is_cpu = choose_provider(provider, manifest) == "cpu"
+    is_cpu = choose_provider(provider, manifest, available_providers()) == "cpu"
     factor = MEMORY_PER_WEIGHT[manifest.element_type if is_cpu else "float32"]
     check_memory(
         int(factor * weights) + 50_000_000,
         f"loading {weights / 1e6:,.0f} MB of weights",
         f"free some memory, raise the limit, or {remedy}",
     )
-
-
-def choose_provider(wanted: str, manifest: Manifest) -> str:
-    """The provider that is to run the bundle. Asked for and not to be had is an error, never a fallback."""
-    if wanted not in PROVIDERS:
-        raise OptionError("provider", f"must be one of {', '.join(PROVIDERS)}, got {wanted!r}")
-    available = available_providers()
-    has_cuda = cuda.PROVIDER in available
-    if wanted == "cuda":
-        if not has_cuda:
-            raise ProviderError(
-                f"provider cuda is not available; this onnxruntime has: {', '.join(available)}",
-                hint=CHANGE_TO_GPU,
-            )
-        if not runs_on_cuda(manifest):
-            raise ProviderError(
-                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention is for fp16 there",
-                hint="export it with --precision fp16, or use provider cpu",
-            )
-    return "cuda" if wanted != "cpu" and has_cuda and runs_on_cuda(manifest) else "cpu"
-
-
-def runs_on_cuda(manifest: Manifest) -> bool:
-    """Whether CUDA has kernels for the graph: our own attention in float16, and plain ONNX."""
-    return manifest.dialect == "portable" or manifest.element_type == "float16"
-
-
-def _warn_of_cpu(manifest: Manifest, reason: str | None) -> None:
-    """One line about a bundle that was made for something else, or could have been faster."""
-    slow = "has to convert fp16: int8 and fp32 bundles are faster there"
-    if manifest.element_type == "float16":
-        logger.warning("running on the CPU, which %s%s", slow, f" ({reason})" if reason else "")
-    elif reason:
-        logger.warning("running on the CPU: %s", reason)
 
 
 def default_threads() -> int:

@@ -21,7 +21,8 @@ from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.errors import BundleError, OptionError, OrtgptError, ProviderError
 from ortgpt.inference import cuda, memory, session
 from ortgpt.inference.fused_decoder import FusedDecoder
-from ortgpt.inference.session import Session, choose_provider
+from ortgpt.inference.session import Session
+from ortgpt.inference.wheels import upgrade_command
 from ortgpt.manifest import Manifest
 
 
@@ -89,22 +90,6 @@ def with_precision(manifest: Manifest, precision: Any) -> Manifest:
     return dataclasses.replace(manifest, precision=precision)
 
 
-def test_cuda_takes_float16_and_what_is_plain_onnx(bundle, monkeypatch) -> None:
-    monkeypatch.setattr(session, "available_providers", lambda: CUDA)
-    for precision in ("fp32", "int8", "int8-dynamic", "int4"):
-        assert choose_provider("auto", with_precision(bundle.manifest, precision)) == "cpu"
-    half = with_precision(bundle.manifest, "fp16")
-    portable = dataclasses.replace(bundle.manifest, dialect="portable")
-    for manifest in (half, portable):
-        assert [choose_provider(name, manifest) for name in ("auto", "cuda", "cpu")] == [
-            "cuda",
-            "cuda",
-            "cpu",
-        ]
-    monkeypatch.setattr(session, "available_providers", lambda: CUDA[1:])
-    assert choose_provider("auto", half) == "cpu"
-
-
 class FakeEngine:
     """onnxruntime's sessions: what it was asked for, and what it says has been loaded."""
 
@@ -157,6 +142,25 @@ def test_an_engine_that_goes_on_without_cuda_is_an_error_and_auto_takes_it(
     assert message in record.getMessage()
 
 
+def test_auto_takes_the_cpu_where_cuda_has_no_way_to_run_the_graph(
+    bundle, cuda_engine, monkeypatch, caplog
+) -> None:
+    def build(graph: bytes, options: Any, providers: Any, **settings: Any) -> Any:
+        if len(providers) > 1:
+            raise RuntimeError("NOT_IMPLEMENTED: could not find an implementation for Add(7)")
+        cuda_engine.loaded = CUDA[1:]
+        return cuda_engine(graph, options, providers=providers, **settings)
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", build)
+    manifest = with_precision(bundle.manifest, "fp16")
+    with caplog.at_level(logging.WARNING, logger="ortgpt"):
+        loaded = Session(bundle.graph, bundle.directory, manifest, provider="auto", threads=1)
+    assert (loaded.provider, loaded.memory.copies_inputs) == ("cpu", False)
+    assert "could not find an implementation" in caplog.text
+    with pytest.raises(BundleError, match="could not find an implementation"):
+        Session(bundle.graph, bundle.directory, manifest, provider="cuda", threads=1)
+
+
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
@@ -168,6 +172,17 @@ def test_an_engine_that_goes_on_without_cuda_is_an_error_and_auto_takes_it(
         (
             "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=0 ; file=x",
             "CUDA can't be used: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        (
+            "info.cc:63 static CUDAExecutionProviderInfo FromProviderOptions() FAIL : "
+            'options_utils.h:187 Parse Failed to parse provider option "device_id": CUDA failure 35: '
+            "CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; line=70 ; ",
+            "CUDA can't be used: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        (
+            'FAIL : Parse Failed to parse provider option "device_id": '
+            "Invalid device ID: 7, must be between 0 and 1 (exclusive).\n in CUDAExecutionProvider",
+            "CUDA can't be used: Invalid device ID: 7, must be between 0 and 1 (exclusive).",
         ),
         ("CUDA failure 101: invalid device ordinal ; GPU=7", "CUDA can't be used: invalid device ordinal"),
         (
@@ -231,7 +246,7 @@ def test_an_older_onnxruntime_than_the_bundle_needs_is_refused(
         ProviderError, match=f"{needed} or newer is needed, {installed} is installed"
     ) as caught:
         Session(bundle.graph, bundle.directory, with_floor(bundle.manifest, floor), threads=1)
-    assert caught.value.hint == f'pip install -U "onnxruntime>={needed}"'
+    assert caught.value.hint == upgrade_command(needed)
 
 
 def test_a_newer_onnxruntime_is_welcome(bundle, monkeypatch) -> None:
