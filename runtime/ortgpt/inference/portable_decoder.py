@@ -48,7 +48,7 @@ class PortableDecoder:
         shape = manifest.architecture
         is_padded = _is_gap_proof(graph, shape.model_type)
         cache = GrownCache(
-            Cells(CellLayout.of(shape, graph), session.memory, rows), np.zeros((rows, 0), np.bool_)
+            Cells(CellLayout.of(shape, graph), session.memory, rows), np.zeros((rows, 0), np.int64)
         )
         self._rows = RowGroups([RowGroup(list(range(rows)), cache)], padded=is_padded, context=shape.context)
         self._added = [0] * rows  # widths of the last extend, for keep

@@ -116,6 +116,7 @@ class Session:
         options = _plain_options()
         if manifest.dialect == "portable":  # what exporters trace is written for the optimiser
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            options.enable_mem_pattern = False  # one for every shape, and every step has another
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)

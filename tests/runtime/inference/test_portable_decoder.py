@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from device_stand_in import put_on_stand_in
 from onnx import numpy_helper
 from portable_bundles import load_portable
 from transformers import AutoModelForCausalLM
@@ -163,6 +164,18 @@ def test_every_row_has_transformers_logits_whatever_the_verbs_did(
                 walk.extend(1)
                 if step == 7:
                     walk.join(model)
+
+
+def test_the_cache_of_a_device_is_moved_there_alike(directory: Path, reference: Reference) -> None:
+    with load_portable(directory) as model:
+        put_on_stand_in(model._session)
+        walk = Walk(model.decoder(3), reference, 7)
+        walk.extend(20)
+        for verb in ("reorder", "trim", "keep", "extend"):
+            walk.extend(5) if verb == "extend" else getattr(walk, verb)()
+            walk.extend(1)
+        walk.join(model)
+        walk.extend(3)
 
 
 def test_many_steps_cross_every_growth_of_the_cache(model: ortgpt.Model, reference: Reference) -> None:
