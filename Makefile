@@ -31,7 +31,8 @@ test: .venv/.dev .venv-lean/.ready
 
 # Minutes, and some hundred megabytes: not part of make test.
 test-gpu-wheel: .venv-gpu/.ready
-	.venv-gpu/bin/python -m pytest -n 2 tests/gpu_wheel tests/runtime/inference tests/runtime/test_cuda.py
+	.venv-gpu/bin/python -m pytest -n 2 tests/gpu_wheel tests/runtime/test_cuda.py tests/runtime/test_generator.py \
+		tests/runtime/inference/test_[cfms]*.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -113,12 +113,15 @@ def load_causal_model(directory: Path, *, attention: str | None = None) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
             **options,
         )
     model, report = loaded
     # What it does not find it would make up at random.
     wrong = [f"{name} is missing" for name in sorted(report["missing_keys"])]
-    wrong += [f"{item[0]} has another shape" for item in sorted(report["mismatched_keys"])]
+    # Names in some versions, (name, shape, shape) in others.
+    mismatched = sorted(item if isinstance(item, str) else item[0] for item in report["mismatched_keys"])
+    wrong += [f"{name} has another shape" for name in mismatched]
     if wrong:
         more = f" and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
         raise CheckpointError(f"the weights do not fit config.json: {'; '.join(wrong[:MAX_NAMES])}{more}")

@@ -113,10 +113,10 @@ def export_checkpoint(
     return manifest
 
 
-def _provenance(directory: Path, name: str, floor: str, progress: Progress) -> Provenance:
+def _provenance(directory: Path, name: str, floor: str, progress: Progress, others: list[Path]) -> Provenance:
     return Provenance(
         source=name,
-        source_sha256=_digest(directory, progress),
+        source_sha256=_digest(directory, others, progress),
         exporter=f"ortgpt {ortgpt.__version__}",
         onnxruntime_floor=floor,
     )
@@ -146,9 +146,9 @@ def _check_quantised(scheme: Scheme, verify: str, perplexity_text: str | Path | 
         raise OptionError("perplexity_text", "can't be measured with verify none")
 
 
-def _digest(directory: Path, progress: Progress) -> str:
+def _digest(directory: Path, others: list[Path], progress: Progress) -> str:
     """The digest over all files that this export reads."""
-    files = weight_files(directory) + tokenizer_files(directory)
+    files = weight_files(directory) + tokenizer_files(directory) + others
     optional = (CONFIG_NAME, GENERATION_CONFIG_NAME, INDEX_NAME)
     files += [directory / name for name in optional if (directory / name).exists()]
     count = Counter("read", sum(path.stat().st_size for path in files), progress)

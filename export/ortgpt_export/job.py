@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import ortgpt
-from ortgpt.interfaces import Floats
+from ortgpt.interfaces import Floats, Ids
 from ortgpt.manifest import (
     GENERATION_CONFIG_NAME,
     GRAPH_NAME,
@@ -35,9 +35,13 @@ from ortgpt_export.graph import data_bytes, write_graph
 from ortgpt_export.heads import cache_head_size
 from ortgpt_export.preparation import check_range, prepare
 from ortgpt_export.progress import Counter, Progress, Stage
+from ortgpt_export.reference import forward
 from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile, read_tokenizer
 from ortgpt_export.verify import measure_parity, numpy_reference, torch_reference
+
+DescribeSource = Callable[[list[Path]], Provenance]
+"""Is told what is read besides configuration, weights and tokenizer; takes the digest of all."""
 
 SMALL_FILES_BYTES = 64 << 20  # room for graph, tokenizer and manifest
 
@@ -115,8 +119,11 @@ class GraphJob(Job):
     @cached_property
     def probe(self) -> Probe:
         """The known answer of the fp32 weights."""
-        run = numpy_reference(self.weights, self.config)
-        return make_probe(lambda ids: run(ids)[0], self.config.n_positions, self.tokenizer.loaded)
+
+        def logits_of(token_ids: Ids) -> Floats:
+            return forward(self.weights, self.config, token_ids).logits
+
+        return make_probe(logits_of, self.config.n_positions, self.tokenizer.loaded)
 
     def write(
         self,
@@ -204,10 +211,10 @@ def describe(config: GPT2Config, tokenizer_size: int) -> Architecture:
 
 @contextmanager
 def open_graph_job(
-    directory: Path, describe_source: Callable[[], Provenance], progress: Progress
+    directory: Path, describe_source: DescribeSource, progress: Progress
 ) -> Iterator[GraphJob]:
     """Read a GPT-2's configuration, tokenizer and weights, and only then its digests."""
     config = read_config(directory)
     tokenizer = read_tokenizer(directory, config.vocab_size)
     with open_checkpoint(directory, config) as weights:
-        yield GraphJob(tokenizer, describe_source(), progress, directory, config, weights)
+        yield GraphJob(tokenizer, describe_source([]), progress, directory, config, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,21 +13,22 @@ from ortgpt.checks import shown
 from ortgpt.errors import CheckpointError, OptionError
 from ortgpt.manifest import (
     GRAPH_NAME,
+    TOKENIZER_NAME,
     WEIGHTS_NAME,
     Architecture,
     Manifest,
     Parity,
     Precision,
     Probe,
-    Provenance,
 )
 from ortgpt.probe import make_probe
 from ortgpt_export.bundle_writer import BundleWriter
 from ortgpt_export.causal_model import CausalConfig, read_causal_config, stage_checkpoint
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import read_config
+from ortgpt_export.converted_tokenizer import convert_tokenizer, settings_files
 from ortgpt_export.external_data import ALIGNMENT
-from ortgpt_export.job import SMALL_FILES_BYTES, Job
+from ortgpt_export.job import SMALL_FILES_BYTES, DescribeSource, Job
 from ortgpt_export.optimum_trace import check_family, trace
 from ortgpt_export.portable_graph import describe_ports, write_portable_graph
 from ortgpt_export.progress import Counter, Progress, Stage
@@ -128,7 +129,7 @@ class OptimumJob(Job):
 def open_optimum_job(
     directory: Path,
     scratch: Path,
-    describe_source: Callable[[], Provenance],
+    describe_source: DescribeSource,
     progress: Progress,
     verify: str,
     verbose: bool,
@@ -144,8 +145,12 @@ def open_optimum_job(
             raise OptionError(
                 "verify", f"numpy knows GPT-2 only: of a {config.model_type} take torch or none"
             )
-        tokenizer = read_tokenizer(directory, config.vocab_size)
-        provenance = describe_source()
+        # GPT-2's own is read as every export reads it.
+        is_whole = config.model_type == "gpt2" or (directory / TOKENIZER_NAME).exists()
+        if not is_whole:
+            convert_tokenizer(directory, staged)
+        tokenizer = read_tokenizer(directory if is_whole else staged, config.vocab_size)
+        provenance = describe_source([] if is_whole else settings_files(directory))
         progress("trace", 0, 1)
         graph = TracedGraph(trace(staged, traced, attention=config.attention, verbose=verbose))
         progress("trace", 1, 1)

@@ -1,4 +1,4 @@
-"""Makes a bundle's graph of the one that Optimum traced: states before the head, each weight once.
+"""Makes a bundle's graph of the one that Optimum traced: with states before the head, and one table.
 
 The traced graph holds a tied table twice, the second time transposed; here the head multiplies with the
 table as it lies. How matrices and table are stored is the scheme's, as in the fused graph.
@@ -6,11 +6,9 @@ table as it lies. How matrices and table are stored is the scheme's, as in the f
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ortgpt.errors import MissingExtraError
 from ortgpt.graph_contract import portable_inputs, portable_outputs
@@ -81,7 +79,6 @@ class _Rewriter:
         self._writer = writer
         self._scheme = scheme
         self._names = {traced.head.input[0]: HIDDEN}  # of values that are called otherwise here
-        self._stored: dict[tuple[str, tuple[int, ...], str], str] = {}
 
     def write(self) -> None:
         """The whole graph."""
@@ -148,17 +145,14 @@ class _Rewriter:
     def _input(self, name: str) -> str:
         """What a node reads here for what it reads in the traced graph; a weight is stored first."""
         if name in self._traced.tensors and name not in self._names:
-            self._names[name] = self._store(name, self._traced.values(name))
+            self._names[name] = self._store(name)
         return self._name(name)
 
-    def _store(self, name: str, values: NDArray[Any]) -> str:
-        """Keep a weight, unless an equal one is there; returns the name of the one that is."""
-        content = (values.dtype.name, values.shape, hashlib.sha256(values.tobytes()).hexdigest())
-        if content not in self._stored:
-            keep = self._writer.weight if values.nbytes >= LARGE_BYTES else self._writer.constant
-            self._stored[content] = keep(name, values)
+    def _store(self, name: str) -> str:
+        values = self._traced.values(name)
+        keep = self._writer.weight if values.nbytes >= LARGE_BYTES else self._writer.constant
         self._writer.written(values)
-        return self._stored[content]
+        return keep(name, values)
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:

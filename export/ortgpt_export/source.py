@@ -22,6 +22,9 @@ HUB_FILES = (
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 CHUNK_BYTES = 4 << 20
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-COMMANDS = ("export", "generate", "score", "inspect", "bench", "doctor")
+COMMANDS = ("generate", "adopt", "score", "inspect", "bench", "doctor", "export", "verify")
 
 
 def section(command: str) -> str:

@@ -15,6 +15,7 @@ from portable_exports import export_with_optimum
 from transformers import AutoModelForCausalLM
 
 from ortgpt.manifest_reader import read_manifest
+from ortgpt_export.exporter import export_checkpoint
 
 MakeBundle = Callable[..., Path]
 LENGTH, PROMPT = 48, 20
@@ -122,12 +123,22 @@ def test_equal_constants_are_stored_once(make_via_optimum: MakeBundle) -> None:
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_twice(make_via_optimum: MakeBundle, tmp_path) -> None:
-    from ortgpt_export.exporter import export_checkpoint
-
     bundle = make_via_optimum("qwen2")
     export_checkpoint(str(bundle.parent / "checkpoint"), tmp_path / "again", via="optimum", verify="none")
     for path in bundle.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_weights_that_optimum_keeps_beside_its_graph_give_the_same_bundle(
+    make_via_optimum: MakeBundle, tmp_path, monkeypatch
+) -> None:
+    """As it does with models of more than 2 GB."""
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
+    for family in ("gpt_neo", "llama"):
+        bundle = make_via_optimum(family)
+        export_checkpoint(str(bundle.parent / "checkpoint"), tmp_path / family, via="optimum", verify="none")
+        for path in bundle.iterdir():
+            assert path.read_bytes() == (tmp_path / family / path.name).read_bytes(), path.name
 
 
 def test_the_manifest_says_what_the_graph_takes(make_via_optimum: MakeBundle) -> None:

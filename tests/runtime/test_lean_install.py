@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,12 @@ def test_export_names_the_missing_extra(storyteller: Path, tmp_path: Path) -> No
     assert 'pip install "ortgpt[export]"' in shown.stderr
     assert "Traceback" not in shown.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_directory_of_another_exporter_is_adopted(
+    make_portable: Callable[..., Path], tmp_path: Path
+) -> None:
+    directory = shutil.copytree(make_portable("llama"), tmp_path / "llama")
+    shown = run("-m", "ortgpt", "adopt", str(directory))
+    assert shown.returncode == 0, shown.stderr
+    assert run("-m", "ortgpt", "generate", "king", "-m", str(directory)).returncode == 0

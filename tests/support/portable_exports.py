@@ -116,11 +116,13 @@ def make_portable_directory(
     return directory
 
 
-def export_with_optimum(checkpoint: Path, directory: Path) -> None:
+def export_with_optimum(checkpoint: Path, directory: Path, **options: Any) -> None:
     """What `optimum-cli export onnx --model CHECKPOINT --task text-generation-with-past DIRECTORY` does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        main_export(str(checkpoint), directory, task="text-generation-with-past", do_validation=False)
+        main_export(
+            str(checkpoint), directory, task="text-generation-with-past", do_validation=False, **options
+        )
 
 
 def _export_graph(checkpoint: Path, path: Path, *, position_ids: bool, past: bool = True) -> None:

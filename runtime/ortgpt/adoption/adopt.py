@@ -21,8 +21,9 @@ from ortgpt.bundle.files import hash_file, map_file, open_regular, read_exactly
 from ortgpt.bundle.wire import Model as GraphModel
 from ortgpt.bundle.wire import read_model
 from ortgpt.errors import BundleError
-from ortgpt.generator import Model, start_model
+from ortgpt.generator import Model
 from ortgpt.interfaces import Floats, Ids, Tokenizer
+from ortgpt.loading import start_model
 from ortgpt.manifest import (
     GENERATION_CONFIG_NAME,
     MANIFEST_NAME,
@@ -33,13 +34,14 @@ from ortgpt.manifest import (
     Probe,
     Provenance,
 )
+from ortgpt.manifest_reader import read_manifest
 from ortgpt.probe import make_probe
 from ortgpt.text.tokenizer import load_tokenizer
 
 ONNXRUNTIME_FLOOR = "1.31"
 # Logits of a prompt read at once against the same one read in two parts; above what rounding makes of them.
 CACHE_TOLERANCE = 1e-2
-_NO_PROBE = Probe(text="?", token_ids=(0,), argmax=0)
+_NO_PROBE = Probe(text="?", token_ids=(), argmax=0)
 
 
 def adopt(path: str | os.PathLike[str], *, file: str | None = None, force: bool = False) -> Manifest:
@@ -58,7 +60,7 @@ def adopt(path: str | os.PathLike[str], *, file: str | None = None, force: bool 
         if MANIFEST_NAME in names and not force:
             raise BundleError(f"it has a {MANIFEST_NAME} already", hint="--force replaces it")
         found = _look(root, choose_graph(names, file))
-        manifest = _describe(root, found)
+        manifest = read_manifest(_describe(root, found).to_json())  # which lists what does not fit together
     with start_model(open_bundle(path, manifest=manifest, verify=False)) as model, located(path):
         probe = make_probe(lambda ids: _logits(model, ids), manifest.architecture.context, model.tokenizer)
         _check_cache(model, probe)

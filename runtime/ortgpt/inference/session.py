@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -67,6 +68,9 @@ MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
 # The first that the process may see: CUDA_VISIBLE_DEVICES chooses.
 DEVICES = {"cpu": HOST, "cuda": Device("cuda", 0)}
 
+# Fewest outputs of a fused graph's run: for none CUDA's GatherND launches a kernel of no threads, an error.
+FEWEST_OUTPUTS = {"cpu": 0, "cuda": 1}
+
 # onnxruntime does not promise that sessions can be built by several threads at once.
 _BUILD_LOCK = threading.Lock()
 
@@ -101,10 +105,9 @@ class Session:
                 weights_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ortgpt-")))
                 for name in manifest.data_names:
                     (weights_folder / name).touch()  # is looked for even though it is not read
-            self.provider, self._session = self._build(
-                provider, manifest, graph, self._options(manifest, weights_folder, initializers or {})
-            )
-        self.memory = _cache_memory(DEVICES[self.provider])
+            options = self._options(manifest, weights_folder, initializers or {})
+            self.provider, self._session, self.memory = self._build(provider, manifest, graph, options)
+        self.fewest_outputs = FEWEST_OUTPUTS[self.provider]
         self._process = os.getpid()
 
     def _options(
@@ -135,14 +138,15 @@ class Session:
 
     def _build(
         self, wanted: Provider, manifest: Manifest, graph: bytes | Path, options: Any
-    ) -> tuple[str, Any]:
-        """(provider, onnxruntime's session). With "auto" CUDA has to load, or it is the CPU."""
+    ) -> tuple[str, Any, CacheMemory]:
+        """(provider, onnxruntime's session, where caches lie). "auto" takes CUDA only if it loads."""
         available = available_providers()
         chosen, reason = choose_provider(wanted, manifest, available), None
         if chosen == "cuda":
             try:
-                return chosen, open_graph(graph, options, DEVICES[chosen])
-            except ProviderError as error:
+                device = DEVICES[chosen]
+                return chosen, open_graph(graph, options, device), DeviceMemory(Engine(device))
+            except OrtgptError as error:
                 if wanted == "cuda":
                     raise
                 check_room(manifest, provider="cpu")
@@ -152,7 +156,7 @@ class Session:
         warning = cpu_warning(manifest, reason)
         if warning is not None:
             logger.warning(warning)
-        return "cpu", open_graph(graph, options, HOST)
+        return "cpu", open_graph(graph, options, HOST), HostMemory()
 
     def binding(self) -> Any:
         """A new IO binding of this session."""
@@ -192,24 +196,18 @@ class Engine:
         self._mover = open_graph(move_graph(), _plain_options(), device)
 
     def zeros(self, shape: tuple[int, ...], what: str, hint: str) -> Any:
-        array = np.zeros(shape, np.float32)
         try:
-            return onnxruntime.OrtValue.ortvalue_from_numpy(array, *self.device)
+            return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32), *self.device)
         except Exception as error:
-            purpose = f"hold {what}, {array.nbytes / 1e6:,.0f} MB"
-            raise memory_error(error, purpose, self.device.type, hint) or run_error(
-                error, self.device.type
-            ) from error
+            purpose = f"hold {what}, {4e-6 * math.prod(shape):,.0f} MB"
+            provider = self.device.type
+            raise (memory_error(error, purpose, provider, hint) or run_error(error, provider)) from error
 
     def binding(self) -> Any:
         return self._mover.io_binding()
 
     def run(self, binding: Any) -> None:
         run_bound(self._mover, binding, self.device.type)
-
-
-def _cache_memory(device: Device) -> CacheMemory:
-    return HostMemory() if device == HOST else DeviceMemory(Engine(device))
 
 
 def _plain_options() -> Any:

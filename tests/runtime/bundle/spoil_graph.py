@@ -1,4 +1,4 @@
-"""Loads and runs a quantised bundle after random edits of its graph.
+"""Loads and runs a quantised or a portable bundle after random edits of its graph.
 
     python spoil_graph.py DIR MODEL SEED COUNT
 
@@ -11,17 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import resource
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ortgpt.bundle.bundle import open_bundle
 from ortgpt.errors import OrtgptError
-from ortgpt.inference.fused_decoder import FusedDecoder
+from ortgpt.inference.decoders import make_decoder
 from ortgpt.inference.session import Session
 
 NUMBERS = [-(2**63), -(2**31), -16, -4, -1, 0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 24, 31, 32, 33, 39, 40, 47, 48]
@@ -84,7 +85,10 @@ def edit_type(rng: random.Random, graph: Any) -> str:
 
 
 def edit_place(rng: random.Random, graph: Any) -> str:
-    tensor = rng.choice([tensor for tensor in graph.initializer if tensor.external_data])
+    placed = [tensor for tensor in graph.initializer if tensor.external_data]
+    if not placed:
+        return "no tensor lies elsewhere"
+    tensor = rng.choice(placed)
     tensor.external_data[1].value = str(rng.choice([0, 1, 4, 64, 1000, 5000, 10**6]))
     return f"offset {tensor.name} = {tensor.external_data[1].value}"
 
@@ -94,6 +98,23 @@ def edit_operator(rng: random.Random, graph: Any) -> str:
     node.op_type = rng.choice([*QUANTISED, "FusedMatMul", "FastGelu", "BiasGelu"])
     node.domain = "com.microsoft"
     return f"operator {node.name} = {node.op_type}"
+
+
+def edit_constant(rng: random.Random, graph: Any) -> str:
+    """A whole number that the graph computes with: an axis, a shape, an index, a bound."""
+    constants = [
+        node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].t.data_type == onnx.TensorProto.INT64
+    ]
+    if not constants:
+        return "no constant"
+    tensor = rng.choice(constants)
+    values = numpy_helper.to_array(tensor).copy().reshape(-1)
+    if values.size:
+        values[rng.randrange(values.size)] = rng.choice(NUMBERS[:-4])
+    tensor.raw_data = values.tobytes()
+    return f"constant = {values.tolist()}"
 
 
 def set_dims(tensor: Any, dims: list[int], fits: bool) -> None:
@@ -121,19 +142,21 @@ EDITS = [
     edit_place,
     edit_operator,
 ]
+PORTABLE_EDITS = [edit_attribute, edit_input, edit_dims, edit_type, edit_constant, edit_constant, edit_place]
 
 
 def outcome(directory: Path, graph: bytes) -> str:
     """What comes of a graph in a bundle whose manifest agrees with it."""
-    (directory / "decoder.onnx").write_bytes(graph)
     manifest = json.loads((directory / "manifest.json").read_text())
-    manifest["files"]["decoder.onnx"] = {"size": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
+    name = manifest["portable"]["file"] if manifest["portable"] else "decoder.onnx"
+    (directory / name).write_bytes(graph)
+    manifest["files"][name] = {"size": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     try:
         bundle = open_bundle(directory)
         session = Session(bundle.graph, bundle.directory, bundle.manifest, threads=1)
         for rows in (1, 3):
-            decoder = FusedDecoder(session, bundle.manifest, rows=rows)
+            decoder = make_decoder(session, bundle.manifest, rows=rows)
             decoder.extend([[1, 39, 3]] * rows, outputs="all")
             decoder.extend([[4]] * rows)
     except OrtgptError as error:
@@ -145,9 +168,13 @@ def main() -> None:
     directory, model, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     whole, rng = model.read_bytes(), random.Random(seed)
     outcomes: Counter[str] = Counter()
+    is_portable = json.loads((directory / "manifest.json").read_text())["dialect"] == "portable"
+    edits = PORTABLE_EDITS if is_portable else EDITS
+    if is_portable:  # a shape of its own may ask for any amount
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
     for _ in range(count):
         proto = onnx.load_from_string(whole)
-        done = [rng.choice(EDITS)(rng, proto.graph) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+        done = [rng.choice(edits)(rng, proto.graph) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
         print(done, flush=True)
         outcomes[outcome(directory, proto.SerializeToString())] += 1
     print(dict(outcomes))

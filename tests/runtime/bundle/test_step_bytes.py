@@ -57,3 +57,15 @@ def test_a_quantised_table_is_read_by_row_with_its_scales_unless_the_head_has_th
 def test_a_number_without_axes_is_read() -> None:
     assert count_step_bytes(graph([node("Add", "x", "one")], one=((), FLOAT))) == 4
     assert count_step_bytes(graph([], one=((), FLOAT), none=((0, 3), FLOAT))) == 4
+
+
+def test_a_merged_decoder_reads_the_weights_of_its_branch_with_a_past(make_portable) -> None:
+    """Its outer graph has one node, which reads none."""
+    graphs = [
+        read_model(
+            next(make_portable("llama", merged=merged).glob("*.onnx")).read_bytes(), dialect="portable"
+        )
+        for merged in (False, True)
+    ]
+    plain, merged = map(count_step_bytes, graphs)
+    assert merged == pytest.approx(plain, rel=0.02)  # small constants are told apart

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -290,3 +292,17 @@ def test_a_model_without_an_engine_is_one_sentence_with_both_commands(
         "error: ortgpt needs the package 'onnxruntime', which is not installed",
         f"hint: install it with: {INSTALL_ONE}",
     ]
+
+
+def test_the_package_is_imported_without_an_engine(site, tmp_path) -> None:
+    """FAULTS 70: options, strategies and errors need none."""
+    site(module=None)
+    code = "import ortgpt; print(ortgpt.Sampling(top_p=0.9).top_p, ortgpt.Options().max_new_tokens > 0)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **first(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (shown.stdout, shown.stderr) == ("0.9 True\n", "")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cache_shapes import SHAPE
 from device_stand_in import as_array, put_on_stand_in, stand_in_memory
+from portable_bundles import load_portable
 
 import ortgpt
 from ortgpt.errors import ProviderError
@@ -198,6 +199,18 @@ def test_logits_and_hidden_states_are_the_same_bits(models: tuple[ortgpt.Model, 
         found.append(kept)
     for values, wanted in zip(found[1], found[0], strict=True):
         np.testing.assert_array_equal(values, wanted)
+
+
+@pytest.mark.parametrize("options", [{"hidden_states": True}, {"stacked": True, "position_ids": False}])
+def test_a_portable_graphs_cache_lies_there_as_well(options: dict[str, Any], make_portable: Any) -> None:
+    """Pairs of keys and values, and both in one tensor."""
+    directory = make_portable("gpt2", **options)
+    with load_portable(directory) as plain, load_portable(directory) as moved:
+        put_on_stand_in(moved._session)
+        for strategy in (ortgpt.Greedy(), ortgpt.BeamSearch(num_beams=3)):
+            asked: dict[str, Any] = {"max_new_tokens": 12, "max_rows": 6}
+            batches = [model.generate_batch(PROMPTS[:2], strategy, **asked) for model in (plain, moved)]
+            assert [one.choices for one in batches[1]] == [one.choices for one in batches[0]]
 
 
 def test_a_move_that_fails_is_an_error_of_the_family(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device_stand_in import put_on_stand_in
 
 import ortgpt
 from ortgpt.inference.fused_decoder import KEPT_LOGITS
@@ -33,9 +34,13 @@ def bundle(request: pytest.FixtureRequest, make_bundle: MakeBundle) -> Path:
     return make_bundle(**SHAPES[request.param])
 
 
-@pytest.fixture(scope="module")
-def model(bundle: Path) -> ortgpt.Model:
-    return ortgpt.load(bundle, threads=2)
+@pytest.fixture(scope="module", params=["host", "device"])
+def model(bundle: Path, request: pytest.FixtureRequest) -> ortgpt.Model:
+    """With its cache in the host's memory, and in a device's."""
+    model = ortgpt.load(bundle, threads=2)
+    if request.param == "device":
+        put_on_stand_in(model._session)
+    return model
 
 
 def ids(count: int, seed: int = 0) -> list[int]:

@@ -142,6 +142,25 @@ def test_an_engine_that_goes_on_without_cuda_is_an_error_and_auto_takes_it(
     assert message in record.getMessage()
 
 
+def test_auto_takes_the_cpu_where_cuda_has_no_way_to_run_the_graph(
+    bundle, cuda_engine, monkeypatch, caplog
+) -> None:
+    def build(graph: bytes, options: Any, providers: Any, **settings: Any) -> Any:
+        if len(providers) > 1:
+            raise RuntimeError("NOT_IMPLEMENTED: could not find an implementation for Add(7)")
+        cuda_engine.loaded = CUDA[1:]
+        return cuda_engine(graph, options, providers=providers, **settings)
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", build)
+    manifest = with_precision(bundle.manifest, "fp16")
+    with caplog.at_level(logging.WARNING, logger="ortgpt"):
+        loaded = Session(bundle.graph, bundle.directory, manifest, provider="auto", threads=1)
+    assert (loaded.provider, loaded.memory.copies_inputs) == ("cpu", False)
+    assert "could not find an implementation" in caplog.text
+    with pytest.raises(BundleError, match="could not find an implementation"):
+        Session(bundle.graph, bundle.directory, manifest, provider="cuda", threads=1)
+
+
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
