@@ -17,6 +17,7 @@ from portable_bundles import load_portable
 from transformers import AutoModelForCausalLM
 
 import ortgpt
+from ortgpt.inference.session import Session
 from ortgpt.interfaces import Decoder
 from ortgpt.testing import FakeDecoder
 
@@ -202,6 +203,29 @@ def test_rows_that_together_would_pass_the_context_run_apart(
     decoder.trim([20, 30])
     expected = [reference.logits([*long[:20], 7])[0, -1], reference.logits([*short, *new[1][:26], 8])[0, -1]]
     assert np.abs(decoder.extend([[7], [8]]).logits[:, 0] - expected).max() < TOLERANCE
+
+
+def test_short_prompts_do_not_wait_for_long_ones_and_share_runs_afterwards(
+    model: ortgpt.Model, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = [ids(40), ids(5), ids(33), ids(6)]
+    decoder = model.decoder(4)
+    runs: list[object] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *arguments: (runs.append(arguments), run(*arguments)))
+    for new, expected_runs in ((histories, 2), ([[1], [2], [3], [4]], 1)):
+        runs.clear()
+        found = decoder.extend(new).logits[:, 0]
+        if decoder.capabilities.ragged_widths:
+            assert len(runs) == expected_runs
+        own = (
+            histories
+            if new is histories
+            else [row + tokens for row, tokens in zip(histories, new, strict=True)]
+        )
+        wanted = reference.logits(*own)
+        expected = [wanted[row, len(history) - 1] for row, history in enumerate(own)]
+        assert np.abs(found - expected).max() < TOLERANCE
 
 
 def test_rows_that_ran_apart_come_together_again_in_their_order(
