@@ -52,7 +52,9 @@ def choose_portable_scheme(
         names = " or ".join(PORTABLE_SCHEMES)
         raise OptionError("precision", f"must be {names} via optimum, got {shown(precision)}")
     if row_invariant:
-        raise OptionError("row_invariant", "is not to be had via optimum: rows are padded to one length")
+        raise OptionError(
+            "row_invariant", "is not to be had via optimum: a row computes with those beside it"
+        )
     if fast_prefill:
         raise OptionError("fast_prefill", "is not to be had via optimum")
     return PORTABLE_SCHEMES[precision]

@@ -118,6 +118,51 @@ def test_the_probe_is_the_checkpoint_s_answer(llama: Path, tmp_path: Path) -> No
     ortgpt.load(tmp_path / "bundle").close()  # which asks the probe
 
 
+def test_a_hub_id_is_fetched_as_for_every_export(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[Any] = []
+
+    def download(name: str, *, revision: str | None, **_: Any) -> str:
+        asked.append((name, revision))
+        return str(llama)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    manifest = export_checkpoint(
+        "org/model", tmp_path / "bundle", via="optimum", revision="main", verify="none"
+    )
+    assert asked == [("org/model", "main")]
+    assert manifest.provenance.source == "org/model"
+
+
+def test_shards_and_half_precision_are_read(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    whole = make_portable_checkpoint(tmp_path / "whole", "qwen2")
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / "tokenizer.json").write_bytes((whole / "tokenizer.json").read_bytes())
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    parity = export(tmp_path / "shards", tmp_path / "bundle").parity
+    assert 0 < parity.max_abs_logits_difference <= 2e-4
+
+
+@pytest.mark.parametrize("stage", ["trace", "write_portable_graph", "measure_parity"])
+def test_an_export_that_is_interrupted_leaves_nothing(
+    stage, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimum_job, stage, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(llama, tmp_path / "out" / "bundle")
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_progress_counts_every_stage_to_its_end(llama: Path, tmp_path: Path) -> None:
     reports: dict[str, list[tuple[int, int]]] = {}
 
