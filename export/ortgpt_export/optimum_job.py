@@ -9,8 +9,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ortgpt.bundle.graph_check import check_graph
+from ortgpt.bundle.wire import read_model
 from ortgpt.checks import shown
-from ortgpt.errors import CheckpointError, OptionError
+from ortgpt.errors import BundleError, CheckpointError, OptionError
 from ortgpt.manifest import (
     GRAPH_NAME,
     TOKENIZER_NAME,
@@ -115,7 +117,19 @@ class OptimumJob(Job):
                 on_bytes=Counter(stage, nbytes, self.progress),
             )
         bundle.add(GRAPH_NAME, graph)
-        return self.finish(bundle, scheme, self.probe, self.config.notes, describe_ports(self.traced))
+        manifest = self.finish(bundle, scheme, self.probe, self.config.notes, describe_ports(self.traced))
+        self._check_graph(graph, manifest)
+        return manifest
+
+    def _check_graph(self, graph: bytes, manifest: Manifest) -> None:
+        """Raise CheckpointError for a graph that the runtime would refuse."""
+        try:
+            sizes = {WEIGHTS_NAME: manifest.files[WEIGHTS_NAME].size}
+            check_graph(read_model(graph, dialect=manifest.dialect), manifest, sizes)
+        except BundleError as error:
+            raise CheckpointError(
+                f"Optimum's graph of this {self.config.model_type} can't be run by ortgpt: {error}"
+            ) from None
 
     def parity(self, bundle: Path, verify: str, precision: Precision) -> Parity:
         on_step = partial(self.progress, "verify")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from portable_exports import make_portable_checkpoint
+from portable_exports import FAMILIES, make_portable_checkpoint
 from safetensors.numpy import load_file, save_file
 from tokenizers import pre_tokenizers
 
@@ -246,6 +246,19 @@ def test_another_model_is_refused_in_one_sentence(llama: Path, tmp_path: Path, e
         edit_config(llama, model_type=model_type)
         with pytest.raises(CheckpointError, match=f"'{model_type}' is not a model that Optimum exports"):
             export(llama, tmp_path / "out" / "bundle")
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("verify", ["none", "torch"])
+def test_a_graph_that_the_runtime_would_refuse_is_not_written(verify, tmp_path: Path) -> None:
+    """Experts are chosen by operators that no bundle may hold."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    shape = FAMILIES["qwen3"] | experts
+    checkpoint = make_portable_checkpoint(tmp_path / "checkpoint", "qwen3_moe", **shape)
+    with pytest.raises(
+        CheckpointError, match=r"graph of this qwen3_moe can't be run by ortgpt: .*'TopK' is not"
+    ):
+        export(checkpoint, tmp_path / "out" / "bundle", verify=verify)
     assert os.listdir(tmp_path / "out") == []
 
 
