@@ -39,6 +39,7 @@ from ortgpt_export.tokenizer_file import read_tokenizer
 from ortgpt_export.traced_graph import TracedGraph
 from ortgpt_export.verify import Reference, measure_parity, numpy_reference, torch_reference
 
+TRACED_COPIES = 3  # of the weights on the disk: Optimum's, a second table, the bundle's
 # What is folded into GPT-2's norms has no place in a graph of any family.
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8-dynamic")
 PORTABLE_SCHEMES: dict[str, Scheme] = {
@@ -144,17 +145,17 @@ class OptimumJob(Job):
 @contextmanager
 def open_optimum_job(
     directory: Path,
-    scratch: Path,
+    bundle: BundleWriter,
     describe_source: DescribeSource,
     progress: Progress,
     verify: str,
     verbose: bool,
 ) -> Iterator[OptimumJob]:
-    """Check a checkpoint and have it traced; the traced graph lies in `scratch` while the job is open."""
-    with TemporaryDirectory(prefix="traced-", dir=scratch) as name:
+    """Check a checkpoint and have it traced; what that gives lies beside the bundle while the job is open."""
+    with TemporaryDirectory(prefix="traced-", dir=bundle.directory) as name:
         staged, traced = Path(name) / "staged", Path(name) / "traced"
         staged.mkdir()
-        stage_checkpoint(directory, staged)
+        nbytes = stage_checkpoint(directory, staged)
         check_family(staged)
         config = read_causal_config(staged, directory)
         if verify == "numpy" and config.model_type != "gpt2":
@@ -167,6 +168,7 @@ def open_optimum_job(
             convert_tokenizer(directory, staged)
         tokenizer = read_tokenizer(directory if is_whole else staged, config.vocab_size)
         provenance = describe_source([] if is_whole else settings_files(directory))
+        bundle.reserve(TRACED_COPIES * nbytes + SMALL_FILES_BYTES)
         progress("trace", 0, 1)
         graph = TracedGraph(trace(staged, traced, attention=config.attention, verbose=verbose))
         progress("trace", 1, 1)
