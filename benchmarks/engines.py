@@ -31,7 +31,7 @@ class OrtgptEngine:
 
     def __init__(self, directory: Path, threads: int) -> None:
         begin = time.perf_counter()
-        import ortgpt.generator
+        import ortgpt.loading
 
         self.import_s = time.perf_counter() - begin
         begin = time.perf_counter()

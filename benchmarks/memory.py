@@ -17,7 +17,7 @@ class MemoryProbe:
     def stages(self, bundle: Path, threads: int, prompt: list[int], new_tokens: int) -> dict[str, Any]:
         """{"started", "imported", "loaded", "generated": Stage, "cache_bytes", "logits_bytes"}."""
         found: dict[str, Any] = {"started": read_stage()}
-        import ortgpt.generator
+        import ortgpt.loading
 
         found["imported"] = read_stage()
         with ortgpt.load(bundle, threads=threads) as model:

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import ortgpt
-from ortgpt.interfaces import Floats
+from ortgpt.interfaces import Floats, Ids
 from ortgpt.manifest import (
     GENERATION_CONFIG_NAME,
     GRAPH_NAME,
@@ -35,6 +35,7 @@ from ortgpt_export.graph import data_bytes, write_graph
 from ortgpt_export.heads import cache_head_size
 from ortgpt_export.preparation import check_range, prepare
 from ortgpt_export.progress import Counter, Progress, Stage
+from ortgpt_export.reference import forward
 from ortgpt_export.schemes import Scheme
 from ortgpt_export.tokenizer_file import TokenizerFile, read_tokenizer
 from ortgpt_export.verify import measure_parity, numpy_reference, torch_reference
@@ -118,8 +119,11 @@ class GraphJob(Job):
     @cached_property
     def probe(self) -> Probe:
         """The known answer of the fp32 weights."""
-        run = numpy_reference(self.weights, self.config)
-        return make_probe(lambda ids: run(ids)[0], self.config.n_positions, self.tokenizer.loaded)
+
+        def logits_of(token_ids: Ids) -> Floats:
+            return forward(self.weights, self.config, token_ids).logits
+
+        return make_probe(logits_of, self.config.n_positions, self.tokenizer.loaded)
 
     def write(
         self,

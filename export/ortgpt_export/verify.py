@@ -36,7 +36,7 @@ def check_available(reference: str, feature: str | None = None) -> None:
     feature  who asks, as the caller wrote it
     """
     needed = [("onnxruntime", "cpu")] if reference != "none" else []
-    needed += [("torch", "dev"), ("transformers", "dev")] if reference == "torch" else []
+    needed += [("torch", "optimum"), ("transformers", "optimum")] if reference == "torch" else []
     for package, extra in needed:
         if find_spec(package) is None:
             raise MissingExtraError(feature or f"--verify {reference}", extra, package=package)

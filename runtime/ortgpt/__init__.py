@@ -29,8 +29,9 @@ if TYPE_CHECKING:
         OrtgptError,
         ProviderError,
     )
-    from ortgpt.generator import Model, load
+    from ortgpt.generator import Model
     from ortgpt.grammar_specs import Choice, Grammar, JSONSchema, Regex
+    from ortgpt.loading import load
     from ortgpt.options import Options
     from ortgpt.results import Event, Result, ResultChoice, Score, Timings, TokenLogprob
     from ortgpt.strategies import BeamSearch, ContrastiveSearch, Greedy, Sampling
@@ -54,8 +55,9 @@ _HOMES = {
         "OrtgptError",
         "ProviderError",
     ),
-    "ortgpt.generator": ("Model", "load"),
+    "ortgpt.generator": ("Model",),
     "ortgpt.grammar_specs": ("Choice", "Grammar", "JSONSchema", "Regex"),
+    "ortgpt.loading": ("load",),
     "ortgpt.options": ("Options",),
     "ortgpt.results": ("ResultChoice", "Event", "Result", "Score", "Timings", "TokenLogprob"),
     "ortgpt.strategies": ("BeamSearch", "ContrastiveSearch", "Greedy", "Sampling"),

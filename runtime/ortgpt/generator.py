@@ -11,17 +11,13 @@ from typing import Self, Unpack
 import numpy as np
 
 from ortgpt.batches import Outcomes, Tell, check_progress, collect
-from ortgpt.bundle.bundle import Bundle, open_bundle
-from ortgpt.bundle.weights import map_initializers
-from ortgpt.bundled import BUNDLED_MODEL
+from ortgpt.bundle.bundle import Bundle
 from ortgpt.checks import check_int, check_sequence, shown
 from ortgpt.constraints.binding import ConstraintBinder
-from ortgpt.errors import BundleError, BundleIntegrityError, OptionError, OrtgptError
+from ortgpt.errors import BundleIntegrityError, OptionError, OrtgptError
 from ortgpt.generation import AtEnd, Generation
 from ortgpt.inference.decoders import make_decoder
-from ortgpt.inference.plan import DEFAULT_CHUNK
-from ortgpt.inference.providers import Provider
-from ortgpt.inference.session import OnRun, Session, check_room
+from ortgpt.inference.session import Session
 from ortgpt.interfaces import Decoder, Tokenizer
 from ortgpt.manifest import Manifest
 from ortgpt.option_checks import BATCH_ROWS, check_max_rows
@@ -39,92 +35,12 @@ from ortgpt.results import Result, Score
 from ortgpt.scoring import ScoredText, Scoring
 from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
-from ortgpt.text.tokenizer import load_tokenizer
 from ortgpt.transcript import Transcript
 
 # The probe's argmax may lose to a near tie on another processor; to more than this it may not.
 PROBE_TOLERANCE = 1e-2
 QUANTISED_PROBE_TOLERANCE = 0.5  # processors round 8-bit activations differently
 WIDE_PROBE_TOLERANCE = 2.0  # the answer is that of the other graph, whose layers are other integers
-
-
-def load(
-    path: str | Path = BUNDLED_MODEL,
-    *,
-    provider: Provider = "auto",
-    threads: int | None = None,
-    verify: bool = True,
-    prefill_chunk: int = DEFAULT_CHUNK,
-    fast_prefill: bool = True,
-    on_run: OnRun | None = None,
-) -> Model:
-    """Load a bundle that `ortgpt export` or `ortgpt adopt` made.
-
-    path           its directory; not given: the small storyteller that comes with the package
-    provider       "auto" takes the best that can run the bundle; any other must be there
-    threads        None: the processors this process may use
-    verify         check the files' digests and the manifest's probe; False trusts the disk
-    prefill_chunk  prompt tokens per run of the model: less memory when smaller, results are the same
-    fast_prefill   in calls of many tokens use the second copy of the layers that a bundle exported with
-                   --fast-prefill has; False leaves it out and saves its memory. Other bundles have none
-    on_run         is told the seconds of every run of the graph, in the thread that runs it: what a call
-                   takes beyond them is spent outside the graph
-
-    Raises BundleError, BundleIntegrityError, ProviderError, OptionError, MissingExtraError.
-    """
-    started = time.perf_counter()
-    if threads is not None:
-        check_int("threads", threads, 1, 1024)
-    check_int("prefill_chunk", prefill_chunk, 1)
-    bundle = open_bundle(path, verify=verify)
-    model = start_model(
-        bundle,
-        provider=provider,
-        threads=threads,
-        prefill_chunk=prefill_chunk,
-        fast_prefill=fast_prefill,
-        on_run=on_run,
-    )
-    if verify:
-        model.check_probe()
-    model.load_s = time.perf_counter() - started
-    return model
-
-
-def start_model(
-    bundle: Bundle,
-    *,
-    provider: Provider = "auto",
-    threads: int | None = None,
-    prefill_chunk: int = DEFAULT_CHUNK,
-    fast_prefill: bool = True,
-    on_run: OnRun | None = None,
-) -> Model:
-    """Load an opened bundle; arguments as `load` has them."""
-    tokenizer = load_tokenizer(bundle.tokenizer)
-    _check_tokenizer(bundle, tokenizer)
-    check_room(bundle.manifest, fast_prefill=fast_prefill, provider=provider)
-
-    def make_session(graph: bytes | Path, *, takes_turns: bool = False) -> Session:
-        # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.
-        arrays = map_initializers(bundle, graph, external_only=True) if bundle.has_links else None
-        return Session(
-            graph,
-            bundle.directory,
-            bundle.manifest,
-            initializers=arrays,
-            provider=provider,
-            threads=threads,
-            on_run=on_run,
-            takes_turns=takes_turns,
-        )
-
-    session = make_session(bundle.graph)
-    wide = None
-    if fast_prefill and bundle.prefill_graph is not None:
-        wide = make_session(bundle.prefill_graph, takes_turns=True)
-    bundle.check_weights_unchanged()
-    return Model(bundle, tokenizer, session, wide, prefill_chunk=prefill_chunk)
 
 
 class Model:
@@ -392,9 +308,3 @@ class Model:
         make = self.decoder if decoder is None else lambda rows: decoder
         shape = self.manifest.architecture
         return Generation(request, make, self.tokenizer, shape, self.load_s, self._binder, at_end=at_end)
-
-
-def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer) -> None:
-    expected = bundle.manifest.architecture.tokenizer_size
-    if tokenizer.size != expected:
-        raise BundleError(f"tokenizer.json has {tokenizer.size} ids, the manifest says {expected}")

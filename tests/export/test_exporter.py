@@ -213,7 +213,7 @@ def test_a_missing_hub_package_matters_only_to_hub_ids(checkpoint, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("verify", "package", "extra"),
-    [("torch", "torch", "dev"), ("torch", "transformers", "dev"), ("numpy", "onnxruntime", "cpu")],
+    [("torch", "torch", "optimum"), ("torch", "transformers", "optimum"), ("numpy", "onnxruntime", "cpu")],
 )
 def test_a_verification_that_cannot_run_is_refused_first(
     verify, package, extra, checkpoint, tmp_path, monkeypatch

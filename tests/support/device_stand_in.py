@@ -10,7 +10,7 @@ import numpy as np
 
 from ortgpt.inference.cache_memory import HOST, CacheCells, HostCells
 from ortgpt.inference.device_memory import DeviceMemory
-from ortgpt.inference.session import Engine, Session
+from ortgpt.inference.session import FEWEST_OUTPUTS, Engine, Session
 
 
 def stand_in_memory() -> DeviceMemory:
@@ -21,6 +21,7 @@ def stand_in_memory() -> DeviceMemory:
 def put_on_stand_in(session: Session) -> None:
     """Let a session of the CPU do as one on CUDA does: its caches, and its copies of what is bound."""
     session.memory = stand_in_memory()
+    session.fewest_outputs = FEWEST_OUTPUTS["cuda"]
     binding = session.binding
     session.binding = lambda: CopyingBinding(binding())  # type: ignore[method-assign]
 
@@ -28,7 +29,8 @@ def put_on_stand_in(session: Session) -> None:
 class CopyingBinding:
     """Copies an input of the host when it is bound, as onnxruntime does where the graph runs elsewhere.
 
-    A cache's cells are on the device already: they are bound as they are.
+    Empty ones are refused, as CUDA's kernels might. A cache's cells are on the device already: they are
+    bound as they are.
     """
 
     def __init__(self, binding: Any) -> None:
@@ -37,6 +39,7 @@ class CopyingBinding:
     def bind_input(self, name: str, device: str, number: int, kind: Any, shape: Any, address: int) -> None:
         if not name.startswith("past_"):
             size = math.prod(shape) * np.dtype(kind).itemsize
+            assert size, f"{name} is empty"
             copy = self._copies[name] = ctypes.create_string_buffer(ctypes.string_at(address, size), size + 1)
             address = ctypes.addressof(copy)
         self._inner.bind_input(name, device, number, kind, shape, address)

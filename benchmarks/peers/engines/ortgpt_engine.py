@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import ortgpt.generator
+import ortgpt.loading
 from ortgpt import BeamSearch
 
 Prompts = list[list[int]]

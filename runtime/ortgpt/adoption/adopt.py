@@ -21,8 +21,9 @@ from ortgpt.bundle.files import hash_file, map_file, open_regular, read_exactly
 from ortgpt.bundle.wire import Model as GraphModel
 from ortgpt.bundle.wire import read_model
 from ortgpt.errors import BundleError
-from ortgpt.generator import Model, start_model
+from ortgpt.generator import Model
 from ortgpt.interfaces import Floats, Ids, Tokenizer
+from ortgpt.loading import start_model
 from ortgpt.manifest import (
     GENERATION_CONFIG_NAME,
     MANIFEST_NAME,

@@ -53,7 +53,7 @@ def inspect(
 
 def _verify(bundle: Bundle) -> None:
     from ortgpt.bundle.weights_check import find_bad_weights
-    from ortgpt.generator import load
+    from ortgpt.loading import load
 
     bad = find_bad_weights(bundle)
     if bad:

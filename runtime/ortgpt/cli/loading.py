@@ -37,7 +37,7 @@ def load_model(
     """`ortgpt.load`, interruptible. whose: begins its errors."""
 
     def work() -> Model:
-        from ortgpt.generator import load
+        from ortgpt.loading import load
 
         return load(
             path,

@@ -93,8 +93,21 @@ class Cells:
         """After the run: what it has written is the past."""
         self._turn(self.rows, self.columns + width)
 
-    def take(self, rows: Ids) -> None:
-        """Row i becomes what row rows[i] is."""
+    def take(self, rows: Ids, begins: Ids) -> None:
+        """Row i becomes what row rows[i] is; before column begins[i] it is that already."""
+        if len(rows) > self.rows or (len(rows) < self.rows and self.layout.parts > 1):
+            self._take_all(rows)
+            return
+        # Rows that are left out lie behind the others; what the first ones lack is written in its place.
+        grid = self.layout.grid(self.rows, self.columns)
+        changed = np.flatnonzero(begins < self.columns).tolist()
+        if changed:
+            sources = [grid[:, rows[row], :, begins[row] :].ravel() for row in changed]
+            targets = [grid[:, row, :, begins[row] :].ravel() for row in changed]
+            self._past.copy(self._past, np.concatenate(sources), np.concatenate(targets))
+        self.rows = len(rows)
+
+    def _take_all(self, rows: Ids) -> None:
         self._reserve(len(rows), self.columns)
         sources = self.layout.grid(self.rows, self.columns)[:, rows].ravel()
         self._spare.copy(self._past, sources, slice(0, len(sources)))

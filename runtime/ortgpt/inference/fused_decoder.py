@@ -196,7 +196,8 @@ class FusedDecoder:
         siblings: bool,
     ) -> Outputs:
         """One run of the graph; brings the lengths of its rows up to date."""
-        num_outputs = call.width if outputs == "all" else int(call.is_end)
+        fewest = self._session.fewest_outputs
+        num_outputs = call.width if outputs == "all" else max(int(call.is_end), fewest)
         key = (self._cache.generation, call.first, call.last, call.width, num_outputs, hidden)
         step = self._bound_step(key)
         lengths = self._cache.lengths[call.first : call.last]

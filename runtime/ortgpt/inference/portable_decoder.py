@@ -27,9 +27,10 @@ from ortgpt.inference.verb_checks import (
 from ortgpt.interfaces import Capabilities, Floats, Ids, Outputs
 from ortgpt.manifest import Manifest, PortableGraph
 
-# Families whose attention reaches back to the first token and counts places by position_ids alone. Others may
-# have windows, which count cells: a gap would push tokens out of them.
-GAP_PROOF = frozenset({"gpt2", "gptj", "gpt_neox", "codegen", "llama", "phi", "gpt_bigcode"})
+# Families whose attention reaches back to the first token and takes a token's place from position_ids. Others
+# may have windows, which count cells: a gap would push tokens out of them.
+GAP_PROOF = frozenset({"codegen", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "llama", "phi"})
+GAP_PROOF_BY_MASK = frozenset({"opt"})  # a token's place is that among those that the mask lets it see
 
 
 class PortableDecoder:
@@ -45,9 +46,9 @@ class PortableDecoder:
         self._session, self._manifest, self._graph, self._chunk = session, manifest, graph, chunk
         self._step = PortableStep(session, manifest, graph)
         shape = manifest.architecture
-        is_padded = graph.attention_mask and graph.position_ids and shape.model_type in GAP_PROOF
+        is_padded = _is_gap_proof(graph, shape.model_type)
         cache = GrownCache(
-            Cells(CellLayout.of(shape, graph), session.memory, rows), np.zeros((rows, 0), np.bool_)
+            Cells(CellLayout.of(shape, graph), session.memory, rows), np.zeros((rows, 0), np.int64)
         )
         self._rows = RowGroups([RowGroup(list(range(rows)), cache)], padded=is_padded, context=shape.context)
         self._added = [0] * rows  # widths of the last extend, for keep
@@ -175,6 +176,12 @@ class PortableDecoder:
                 collected.add_logits(rows[ended], 0, last[:, None])
             if part.hidden is not None:
                 collected.add_hidden(rows, begin, part.hidden)
+
+
+def _is_gap_proof(graph: PortableGraph, family: str) -> bool:
+    """Whether a row may have cells that hold none of its tokens."""
+    knows_places = family in GAP_PROOF and graph.position_ids
+    return graph.attention_mask and (knows_places or family in GAP_PROOF_BY_MASK)
 
 
 def _last(logits: Floats, widths: list[int]) -> Floats:

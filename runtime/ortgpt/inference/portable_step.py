@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ortgpt.inference.grown_cache import GrownCache
+from ortgpt.inference.grown_cache import GAP, GrownCache
 from ortgpt.inference.session import Session
 from ortgpt.interfaces import Floats, Ids, Outputs
 from ortgpt.manifest import Manifest, PortableGraph
@@ -36,12 +36,13 @@ class PortableStep:
         that the next run may reuse.
         """
         binding = self._binding(hidden)
-        self._fill(binding, cache, new, begin, counts, width)
+        grown = cache.grown(new, begin, counts, width)
+        self._fill(binding, cache, new, grown, counts)
         self._bind_outputs(binding, cache.num_rows, width, hidden)
         cache.cells.bind(binding, width)
         self._session.run(binding)
         cache.cells.accept(width)
-        cache.record(counts, width)
+        cache.record(grown, counts)
         return Outputs(self._logits, self._hidden if hidden else None)
 
     def release(self) -> None:
@@ -54,29 +55,28 @@ class PortableStep:
             self._bindings[hidden] = self._session.binding()
         return self._bindings[hidden]
 
-    def _fill(
-        self, binding: Any, cache: GrownCache, new: Tokens, begin: int, counts: Sequence[int], width: int
-    ) -> None:
-        rows = cache.num_rows
-        ids = np.empty((rows, width), self._kind)
-        positions = np.empty((rows, width), self._kind)
-        mask = np.zeros((rows, cache.columns + width), self._kind)
-        mask[:, : cache.columns] = cache.is_held
-        last = self._shape.context - 1
-        for row, (count, length) in enumerate(zip(counts, cache.lengths.tolist(), strict=True)):
-            ids[row, :count] = new[row][begin : begin + count]
-            # Padding is never seen; with a token of its own row it can bring in no NaN that is not there.
-            ids[row, count:] = new[row][-1]
-            positions[row] = range(length, length + width)
-            mask[row, cache.columns : cache.columns + count] = 1
-        np.minimum(positions, last, out=positions)  # padding may lie past the context
+    def _fill(self, binding: Any, cache: GrownCache, new: Tokens, grown: Ids, counts: Sequence[int]) -> None:
+        columns, kind = cache.columns, self._kind
+        ids = grown[:, columns:].astype(kind)
+        rows, width = ids.shape
+        positions = np.empty((rows, width), kind)
+        for row, length in enumerate(cache.lengths.tolist()):
+            if width == 1:  # after a run all code is cold, and NumPy's costs more than this
+                positions[row, 0] = length
+            else:
+                positions[row] = range(length, length + width)
+        if min(counts) < width:
+            np.minimum(positions, self._shape.context - 1, out=positions)  # padding may lie past the context
+            for row, count in enumerate(counts):
+                # It is never seen; with a token of its own row it brings in no NaN that is not there already.
+                ids[row, count:] = new[row][-1]
         self._bind_input(binding, "input_ids", ids)
         if self._graph.attention_mask:
-            self._bind_input(binding, "attention_mask", mask)
+            self._bind_input(binding, "attention_mask", (grown != GAP).astype(kind))
         if self._graph.position_ids:
             self._bind_input(binding, "position_ids", positions)
         if self._graph.cache_branch:
-            self._bind_input(binding, "use_cache_branch", np.array([cache.columns > 0]))
+            self._bind_input(binding, "use_cache_branch", np.array([columns > 0]))
 
     def _bind_input(self, binding: Any, name: str, array: NDArray[Any]) -> None:
         self._inputs[name] = array

@@ -12,6 +12,9 @@ from ortgpt.interfaces import Ids
 
 # Columns that no row needs: how many there may be before the cache is packed, at least and as a part of all.
 LEAST_WASTE, MOST_WASTE = 16, 4
+# From so many new tokens on a row runs apart from those that get fewer than half of them. Afterwards the
+# cache is put together again, which costs about as much as a token.
+RAGGED = 32
 
 
 @dataclass
@@ -85,7 +88,9 @@ class RowGroups:
             return not cache.has_gaps and min(own) == max(own)
         waste = cache.columns - cache.longest
         is_wasteful = waste > max(LEAST_WASTE, cache.columns // MOST_WASTE)
-        return not is_wasteful and cache.columns + max(own) <= self._context
+        if is_wasteful or _is_ragged(max(own), min(own)):
+            return False
+        return cache.columns + max(own) <= self._context
 
     def _partition(self, lengths: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
         """The rows of each group."""
@@ -95,14 +100,15 @@ class RowGroups:
                 alike.setdefault(key, []).append(row)
             return list(alike.values())
         groups: list[list[int]] = []
-        longest = widest = self._context
-        for row, (length, width) in enumerate(zip(lengths, widths, strict=True)):
-            longest, widest = max(longest, length), max(widest, width)
-            if longest + widest > self._context:
+        longest = 0
+        for row in sorted(range(len(widths)), key=lambda row: -widths[row]):
+            longest = max(longest, lengths[row])
+            widest = widths[groups[-1][0]] if groups else 0
+            if longest + widest > self._context or _is_ragged(widest, widths[row]) or not groups:
                 groups.append([])
-                longest, widest = length, width
+                longest = lengths[row]
             groups[-1].append(row)
-        return groups
+        return sorted(map(sorted, groups))
 
     def _gathered(self, rows: list[int]) -> RowGroup:
         """A group of these rows, copied from where they are."""
@@ -126,3 +132,7 @@ class RowGroups:
             for index, group in enumerate(self.groups)
             for place, row in enumerate(group.rows)
         }
+
+
+def _is_ragged(widest: int, narrowest: int) -> bool:
+    return widest >= RAGGED and 2 * narrowest < widest

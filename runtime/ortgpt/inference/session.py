@@ -68,6 +68,9 @@ MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
 # The first that the process may see: CUDA_VISIBLE_DEVICES chooses.
 DEVICES = {"cpu": HOST, "cuda": Device("cuda", 0)}
 
+# Fewest outputs of a fused graph's run: for none CUDA's GatherND launches a kernel of no threads, an error.
+FEWEST_OUTPUTS = {"cpu": 0, "cuda": 1}
+
 # onnxruntime does not promise that sessions can be built by several threads at once.
 _BUILD_LOCK = threading.Lock()
 
@@ -104,6 +107,7 @@ class Session:
                     (weights_folder / name).touch()  # is looked for even though it is not read
             options = self._options(manifest, weights_folder, initializers or {})
             self.provider, self._session, self.memory = self._build(provider, manifest, graph, options)
+        self.fewest_outputs = FEWEST_OUTPUTS[self.provider]
         self._process = os.getpid()
 
     def _options(
@@ -112,6 +116,7 @@ class Session:
         options = _plain_options()
         if manifest.dialect == "portable":  # what exporters trace is written for the optimiser
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            options.enable_mem_pattern = False  # one for every shape, and every step has another
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder)

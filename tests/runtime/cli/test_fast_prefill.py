@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ortgpt import generator
+from ortgpt import loading
 from ortgpt.errors import OrtgptError
 
 
@@ -31,7 +31,7 @@ def test_the_flag_reaches_every_load(
     invoke: Any, monkeypatch: pytest.MonkeyPatch, bundle: Path, arguments: tuple[str, ...], flag: tuple[str]
 ) -> None:
     seen: list[bool] = []
-    really_load = generator.load
+    really_load = loading.load
 
     def load(path: Path, **options: Any) -> Any:
         seen.append(options["fast_prefill"])
@@ -39,7 +39,7 @@ def test_the_flag_reaches_every_load(
             raise OrtgptError("seen enough")
         return really_load(path, **options)
 
-    monkeypatch.setattr(generator, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     shown = invoke(*arguments, bundle, *flag)
     assert "seen enough" in shown.err
     assert seen == [not flag] * (1 + ("--draft" in arguments))
@@ -60,7 +60,7 @@ def test_inspect_names_it_and_verifies_both_graphs(invoke: Any, bundle: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp32"], "error: --fast-prefill goes with int8, not with fp32"),
+        (["--precision", "fp32"], "error: --fast-prefill goes with int8 and int4, not with fp32"),
         (["--precision", "int8", "--row-invariant"], "error: --fast-prefill does not go with "),
     ],
 )

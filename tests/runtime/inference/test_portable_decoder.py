@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from device_stand_in import put_on_stand_in
 from onnx import numpy_helper
 from portable_bundles import load_portable
 from transformers import AutoModelForCausalLM
@@ -22,7 +23,7 @@ from ortgpt.testing import FakeDecoder
 MakeBundle = Callable[..., Path]
 
 CONTEXT, TOLERANCE = 64, 2e-4
-SPOILED = 250  # no id of the text that `adopt` tries a graph with
+SPOILED = 0  # what one might pad with; no id of the text that `adopt` tries a graph with
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_states": True},
     "gpt2 of positions of its own": {"position_ids": False},
@@ -165,6 +166,18 @@ def test_every_row_has_transformers_logits_whatever_the_verbs_did(
                     walk.join(model)
 
 
+def test_the_cache_of_a_device_is_moved_there_alike(directory: Path, reference: Reference) -> None:
+    with load_portable(directory) as model:
+        put_on_stand_in(model._session)
+        walk = Walk(model.decoder(3), reference, 7)
+        walk.extend(20)
+        for verb in ("reorder", "trim", "keep", "extend"):
+            walk.extend(5) if verb == "extend" else getattr(walk, verb)()
+            walk.extend(1)
+        walk.join(model)
+        walk.extend(3)
+
+
 def test_many_steps_cross_every_growth_of_the_cache(model: ortgpt.Model, reference: Reference) -> None:
     tokens = ids(CONTEXT)
     decoder = model.decoder()
@@ -189,6 +202,20 @@ def test_rows_that_together_would_pass_the_context_run_apart(
     decoder.trim([20, 30])
     expected = [reference.logits([*long[:20], 7])[0, -1], reference.logits([*short, *new[1][:26], 8])[0, -1]]
     assert np.abs(decoder.extend([[7], [8]]).logits[:, 0] - expected).max() < TOLERANCE
+
+
+def test_rows_that_ran_apart_come_together_again_in_their_order(
+    model: ortgpt.Model, reference: Reference
+) -> None:
+    histories = [ids(40), ids(7), ids(7, seed=1)]
+    decoder = model.decoder(3)
+    decoder.extend(histories)
+    decoder.extend([[1], ids(40, seed=2), [2]])  # the long ones together would pass the context
+    decoder.reorder([0, 1, 0])
+    decoder.trim([9, 9, 9])
+    second = [*histories[1], *ids(40, seed=2)[:2]]
+    expected = reference.logits([*histories[0][:9], 3], [*second, 4], [*histories[0][:9], 5])[:, -1]
+    assert np.abs(decoder.extend([[3], [4], [5]]).logits[:, 0] - expected).max() < TOLERANCE
 
 
 def test_a_fork_and_its_origin_go_different_ways(model: ortgpt.Model, reference: Reference) -> None:
