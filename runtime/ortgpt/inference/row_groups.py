@@ -12,8 +12,8 @@ from ortgpt.interfaces import Ids
 
 # Columns that no row needs: how many there may be before the cache is packed, at least and as a part of all.
 LEAST_WASTE, MOST_WASTE = 16, 4
-# New tokens from which a row runs apart from those that get fewer than half of them. To put the cache together
-# again costs as much as a token.
+# From so many new tokens on a row runs apart from those that get fewer than half of them. Afterwards the
+# cache is put together again, which costs about as much as a token.
 RAGGED = 32
 
 

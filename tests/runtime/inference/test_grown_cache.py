@@ -49,11 +49,11 @@ class NoBinding:
     def bind_output(self, *_: Any) -> None: ...
 
 
-def run(cache: GrownCache, counts: list[int]) -> None:
+def run(cache: GrownCache, counts: list[int], new: list[np.ndarray] | None = None) -> None:
     """What a graph does: past and new cells, of a value that its row's tokens so far decide."""
     width, layout, cells = max(counts), cache.cells.layout, cache.cells
     rng = np.random.default_rng(cache.columns)
-    new = [rng.integers(0, 3, count) for count in counts]
+    new = new or [rng.integers(0, 3, count) for count in counts]
     past = tensors(cache)
     grown = cache.grown(new, 0, counts, width)
     cells.bind(NoBinding(), width)
@@ -155,6 +155,15 @@ def test_a_row_that_goes_on_from_another_copies_what_it_lacks(layout: CellLayout
     cache.take(np.array([1, 1, 2]))
     check(cache, [histories[1], histories[1], histories[2]])
     assert sum(copied) <= 2 * layout.parts * layout.heads
+
+
+def test_cells_that_were_kept_in_another_order_are_no_others(layout: CellLayout) -> None:
+    """They hold the same tokens as those of a row that read them in that order, and other numbers."""
+    cache = GrownCache(Cells(layout, HostMemory(), 2), np.zeros((2, 0), np.int64))
+    run(cache, [3, 3], [np.array([5, 6, 7]), np.array([5, 7, 6])])
+    cache.keep([[1, 0], [0, 1]], [2, 2])
+    cache.take(np.array([1, 1]))
+    check(cache, [[5, 7, 6], [5, 7, 6]])
 
 
 def test_joined_rows_with_fewer_columns_are_filled_up_with_zeros(layout: CellLayout) -> None:
