@@ -154,6 +154,16 @@ def test_a_cache_that_has_no_room_is_refused_before_it_is_allocated(
         portable.generate(PROMPTS[0])
 
 
+def test_loading_asks_for_the_memory_that_the_optimiser_takes(
+    storyteller_via_optimum: Path, portable: ortgpt.Model, monkeypatch: Any
+) -> None:
+    weights = sum(entry.size for entry in portable.manifest.files.values())
+    room = int(2.1 * weights) + 50_000_000
+    monkeypatch.setattr("ortgpt.inference.memory.available_bytes", lambda: room)
+    with pytest.raises(ortgpt.ProviderError, match="of weights needs"):
+        ortgpt.load(storyteller_via_optimum)
+
+
 def test_contrastive_search_on_a_graph_without_hidden_states_is_refused_before_it_runs(
     make_portable: MakeBundle, monkeypatch: Any
 ) -> None:

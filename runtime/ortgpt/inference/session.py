@@ -64,6 +64,9 @@ OLDEST_ONNXRUNTIME = (1, 31)
 # Bytes per byte of weights. They are packed for the matrix products one by one, the table stays beside its
 # copy; float16 is converted anew by every run, all weights at once.
 MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
+PORTABLE_MEMORY_PER_WEIGHT = (
+    2.2  # the optimiser works on copies; measured with the weights in the graph's file
+)
 
 # The first that the process may see: CUDA_VISIBLE_DEVICES chooses.
 DEVICES = {"cpu": HOST, "cuda": Device("cuda", 0)}
@@ -303,6 +306,8 @@ def check_room(manifest: Manifest, *, fast_prefill: bool = False, provider: str 
     remedy = leave_out if takes_both else "use a smaller model"
     is_cpu = choose_provider(provider, manifest, available_providers()) == "cpu"
     factor = MEMORY_PER_WEIGHT[manifest.element_type if is_cpu else "float32"]
+    if manifest.portable is not None:
+        factor = max(factor, PORTABLE_MEMORY_PER_WEIGHT)
     check_memory(
         int(factor * weights) + 50_000_000,
         f"loading {weights / 1e6:,.0f} MB of weights",

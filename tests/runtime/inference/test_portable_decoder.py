@@ -265,7 +265,6 @@ def spoiled(make_portable: MakeBundle, tmp_path_factory: pytest.TempPathFactory)
     """A gpt2 in which every text with the id SPOILED has NaN for logits from there on."""
     directory = tmp_path_factory.mktemp("spoiled") / "export"
     shutil.copytree(make_portable("gpt2", hidden_states=True), directory)
-    (directory / "manifest.json").unlink(missing_ok=True)
     model = onnx.load(directory / "model.onnx")
     table = next(one for one in model.graph.initializer if one.name.endswith("wte.weight"))
     values = numpy_helper.to_array(table).copy()
