@@ -54,13 +54,16 @@ class CausalConfig:
     notes: tuple[str, ...] = ()
 
 
-def stage_checkpoint(directory: Path, folder: Path) -> None:
-    """Lay out in `folder` what transformers may see of a checkpoint. Raises CheckpointError."""
+def stage_checkpoint(directory: Path, folder: Path) -> int:
+    """Lay out in `folder` what transformers may see of a checkpoint; returns the bytes of its float32.
+
+    Raises CheckpointError.
+    """
     config = read_object(directory / CONFIG_NAME)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"config.json: model_type = {shown(config.get('model_type'))} is not a name")
     refuse_unreadable(config)
-    read_headers(directory)
+    tensors = read_headers(directory)
     kept = {key: value for key, value in config.items() if key not in _NAMES_CODE}
     (folder / CONFIG_NAME).write_text(json.dumps(kept), encoding="utf-8")
     files = weight_files(directory)
@@ -68,6 +71,7 @@ def stage_checkpoint(directory: Path, folder: Path) -> None:
         files.append(directory / INDEX_NAME)
     for path in files:
         (folder / path.name).symlink_to(os.path.abspath(path))
+    return 4 * sum(info.size for _, info in tensors.values())
 
 
 def read_causal_config(staged: Path, directory: Path) -> CausalConfig:

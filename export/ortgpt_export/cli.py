@@ -48,7 +48,8 @@ def export(
     source: Annotated[str, typer.Argument(help="Checkpoint directory, or a hub id like gpt2 or org/name.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the bundle goes.")],
     precision: Annotated[
-        Precision, typer.Option(help="Of the weights: see docs/precision.md.")
+        Precision,
+        typer.Option(help="Of the weights: see docs/precision.md; via optimum fp32 and int8-dynamic."),
     ] = Precision.FP32,
     row_invariant: Annotated[
         bool, typer.Option("--row-invariant", help="Quantise so that a text never depends on its batch.")
@@ -69,6 +70,7 @@ def export(
     verify: Annotated[
         Verify | None,
         typer.Option(
+            metavar="none|numpy|torch",
             help="What the bundle is compared with before it is written.",
             show_default="numpy, via optimum torch",
         ),
@@ -83,6 +85,7 @@ def export(
     onnxruntime_floor: Annotated[
         Floor | None,
         typer.Option(
+            metavar="1.31|1.32",
             help="Oldest onnxruntime to run it; 1.31 reads prompts of a batch one by one.",
             show_default="1.32, of fp16 and via optimum 1.31",
         ),

@@ -97,7 +97,7 @@ def export_checkpoint(
         describe = partial(_provenance, directory, origin.name, floor, progress)
         opened: AbstractContextManager[Job]
         if is_traced:
-            opened = open_optimum_job(directory, bundle.directory, describe, progress, verify, verbose)
+            opened = open_optimum_job(directory, bundle, describe, progress, verify, verbose)
         else:
             opened = open_graph_job(directory, describe, progress)
         with opened as job:

@@ -9,8 +9,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ortgpt.bundle.graph_check import check_graph
+from ortgpt.bundle.wire import read_model
 from ortgpt.checks import shown
-from ortgpt.errors import CheckpointError, OptionError
+from ortgpt.errors import BundleError, CheckpointError, OptionError
 from ortgpt.manifest import (
     GRAPH_NAME,
     TOKENIZER_NAME,
@@ -37,6 +39,7 @@ from ortgpt_export.tokenizer_file import read_tokenizer
 from ortgpt_export.traced_graph import TracedGraph
 from ortgpt_export.verify import Reference, measure_parity, numpy_reference, torch_reference
 
+TRACED_COPIES = 3  # of the weights on the disk: Optimum's, a second table, the bundle's
 # What is folded into GPT-2's norms has no place in a graph of any family.
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8-dynamic")
 PORTABLE_SCHEMES: dict[str, Scheme] = {
@@ -52,7 +55,9 @@ def choose_portable_scheme(
         names = " or ".join(PORTABLE_SCHEMES)
         raise OptionError("precision", f"must be {names} via optimum, got {shown(precision)}")
     if row_invariant:
-        raise OptionError("row_invariant", "is not to be had via optimum: rows are padded to one length")
+        raise OptionError(
+            "row_invariant", "is not to be had via optimum: a row computes with those beside it"
+        )
     if fast_prefill:
         raise OptionError("fast_prefill", "is not to be had via optimum")
     return PORTABLE_SCHEMES[precision]
@@ -113,7 +118,19 @@ class OptimumJob(Job):
                 on_bytes=Counter(stage, nbytes, self.progress),
             )
         bundle.add(GRAPH_NAME, graph)
-        return self.finish(bundle, scheme, self.probe, self.config.notes, describe_ports(self.traced))
+        manifest = self.finish(bundle, scheme, self.probe, self.config.notes, describe_ports(self.traced))
+        self._check_graph(graph, manifest)
+        return manifest
+
+    def _check_graph(self, graph: bytes, manifest: Manifest) -> None:
+        """Raise CheckpointError for a graph that the runtime would refuse."""
+        try:
+            sizes = {WEIGHTS_NAME: manifest.files[WEIGHTS_NAME].size}
+            check_graph(read_model(graph, dialect=manifest.dialect), manifest, sizes)
+        except BundleError as error:
+            raise CheckpointError(
+                f"Optimum's graph of this {self.config.model_type} can't be run by ortgpt: {error}"
+            ) from None
 
     def parity(self, bundle: Path, verify: str, precision: Precision) -> Parity:
         on_step = partial(self.progress, "verify")
@@ -128,17 +145,17 @@ class OptimumJob(Job):
 @contextmanager
 def open_optimum_job(
     directory: Path,
-    scratch: Path,
+    bundle: BundleWriter,
     describe_source: DescribeSource,
     progress: Progress,
     verify: str,
     verbose: bool,
 ) -> Iterator[OptimumJob]:
-    """Check a checkpoint and have it traced; the traced graph lies in `scratch` while the job is open."""
-    with TemporaryDirectory(prefix="traced-", dir=scratch) as name:
+    """Check a checkpoint and have it traced; what that gives lies beside the bundle while the job is open."""
+    with TemporaryDirectory(prefix="traced-", dir=bundle.directory) as name:
         staged, traced = Path(name) / "staged", Path(name) / "traced"
         staged.mkdir()
-        stage_checkpoint(directory, staged)
+        nbytes = stage_checkpoint(directory, staged)
         check_family(staged)
         config = read_causal_config(staged, directory)
         if verify == "numpy" and config.model_type != "gpt2":
@@ -151,6 +168,7 @@ def open_optimum_job(
             convert_tokenizer(directory, staged)
         tokenizer = read_tokenizer(directory if is_whole else staged, config.vocab_size)
         provenance = describe_source([] if is_whole else settings_files(directory))
+        bundle.reserve(TRACED_COPIES * nbytes + SMALL_FILES_BYTES)
         progress("trace", 0, 1)
         graph = TracedGraph(trace(staged, traced, attention=config.attention, verbose=verbose))
         progress("trace", 1, 1)

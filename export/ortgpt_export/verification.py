@@ -107,14 +107,13 @@ def verify_bundle(
         _open_reference(directory, name, model.manifest) as run,
     ):
         checks = _Checks(model, run, on_check)
-        text = model.manifest.probe.text if prompt is None else prompt
         numbers = (*checks.exact(), *checks.divergence(), *checks.cache())
-        written, greedy = checks.greedy(text)
+        begin, written, greedy = checks.greedy(prompt)
         return Verification(
             manifest=model.manifest,
             provider=model.provider,
             reference=name,
-            prompt=text,
+            prompt=begin,
             text=written,
             checks=(*numbers, greedy),
         )
@@ -228,15 +227,20 @@ class _Checks:
         limit = 0.0 if self._model.manifest.row_invariant and self._model.provider == "cpu" else None
         yield self._same("rows in a batch", alone, together, "prefill and 2 steps of 4 rows", limit)
 
-    def greedy(self, prompt: str) -> tuple[str, Check]:
-        """(text, by how much its tokens fall short of the reference's best)"""
+    def greedy(self, prompt: str | None) -> tuple[str, str, Check]:
+        """(prompt, text, by how much the text's tokens fall short of the reference's best)"""
         self._on_check("greedy text")
-        shape = self._model.manifest.architecture
-        ids = self._model.tokenizer.encode(prompt)
+        shape, probe = self._model.manifest.architecture, self._model.manifest.probe
+        if prompt is None:
+            ids = list(probe.token_ids[: max(1, shape.context // 2)])
+        else:
+            ids = self._model.tokenizer.encode(prompt)
         room = shape.context - len(ids)
         if room < 1:
             raise OptionError("prompt", f"has {len(ids)} tokens, the context is {shape.context}")
-        result = self._model.generate(prompt, max_new_tokens=min(GREEDY_TOKENS, room), stop_token_ids=[])
+        result = self._model.generate(
+            ids if prompt is None else prompt, max_new_tokens=min(GREEDY_TOKENS, room), stop_token_ids=[]
+        )
         whole = np.asarray([*result.prompt_token_ids, *result.token_ids])
         expected = self._reference(whole)[0][len(result.prompt_token_ids) - 1 : -1]  # (generated, vocab)
         # Ids that the tokenizer does not know are never generated.
@@ -249,7 +253,7 @@ class _Checks:
             limit=2 * LIMIT if self._is_exact else None,
             details=f"{int((short == 0).sum())} of {len(short)} tokens are the reference's",
         )
-        return result.text, check
+        return self._model.tokenizer.decode(result.prompt_token_ids), result.text, check
 
     def _same(
         self, name: str, wanted: Floats, found: Floats, details: str, limit: float | None = None

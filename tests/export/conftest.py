@@ -13,8 +13,10 @@ import pytest
 from checkpoints import make_checkpoint
 from safetensors.numpy import load_file, save_file
 
+from ortgpt.manifest import Manifest
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import GPT2Config, read_config
+from ortgpt_export.exporter import export_checkpoint
 from ortgpt_export.graph import write_graph
 from ortgpt_export.job import describe
 from ortgpt_export.schemes import SCHEMES, Scheme
@@ -26,6 +28,24 @@ Weights = dict[str, np.ndarray]
 def checkpoint(tmp_path: Path) -> Path:
     """A whole random checkpoint of two layers; a test may change it."""
     return make_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A whole random checkpoint of another family; a test may change it."""
+    from portable_exports import make_portable_checkpoint  # brings torch along
+
+    return make_portable_checkpoint(tmp_path / "tiny-llama", "llama")
+
+
+@pytest.fixture
+def export() -> Callable[..., Manifest]:
+    """export(checkpoint, bundle, ...): via Optimum."""
+
+    def run(source: Path, output: Path, **options: Any) -> Manifest:
+        return export_checkpoint(str(source), output, via="optimum", **options)
+
+    return run
 
 
 @pytest.fixture

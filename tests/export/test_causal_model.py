@@ -10,18 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from portable_exports import make_portable_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from ortgpt.errors import CheckpointError
 from ortgpt_export.causal_model import CausalConfig, load_causal_model, read_causal_config, stage_checkpoint
 
 Change = Callable[..., None]
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return make_portable_checkpoint(tmp_path / "llama", "llama")
 
 
 @pytest.fixture

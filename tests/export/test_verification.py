@@ -86,6 +86,14 @@ def test_hidden_states_that_a_graph_does_not_give_are_said_to_be_missing(
     assert (hidden.name, hidden.measured, hidden.details) == ("hidden states", None, "the graph gives none")
 
 
+@pytest.mark.parametrize("options", [{"n_positions": 4}, {"n_positions": 16, "eos_token_id": None}])
+def test_short_contexts_are_compared_as_far_as_they_go(options: Any, make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(**options)
+    result = verify_bundle(bundle, bundle.parent / "checkpoint")
+    assert beyond(result) == []
+    assert tuple(check.name for check in result.checks) == CHECKS
+
+
 def test_the_weights_of_another_model_are_found(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle, other = make_bundle(), make_bundle(seed=5)
     result = verify_bundle(bundle, other.parent / "checkpoint")

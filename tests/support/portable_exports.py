@@ -63,7 +63,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def make_portable_checkpoint(folder: Path, family: str, *, seed: int = 0, **config: Any) -> Path:
     """A checkpoint as transformers saves it, of bytes; `config` are config.json keys."""
     ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": END_ID, "eos_token_id": END_ID, "pad_token_id": None}
-    settings = AutoConfig.for_model(family, **(FAMILIES[family] | ids | config))
+    settings = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | ids | config))
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(settings)
     model.generation_config = GenerationConfig.from_model_config(model.config)

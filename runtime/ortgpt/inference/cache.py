@@ -24,7 +24,7 @@ UNKNOWN = -1  # a cell whose token says nothing about its content: unused, or wr
 
 
 class Cache:
-    """CacheCells and lengths of `rows` rows. `generation` changes when the cells move to other memory."""
+    """Cells and lengths of `rows` rows. `generation` changes when the cells move to other memory."""
 
     def __init__(
         self,

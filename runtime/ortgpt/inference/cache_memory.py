@@ -35,7 +35,7 @@ HOST = Device("cpu", 0)
 
 
 class Move(NamedTuple):
-    """CacheCells begin .. end - 1 of `row` become those of `source`."""
+    """Cells begin .. end - 1 of `row` become those of `source`."""
 
     row: int
     source: int
@@ -44,7 +44,7 @@ class Move(NamedTuple):
 
 
 class CacheCells(Protocol):
-    """CacheCells of one shape; all zero at first, so that no stray NaN can reach a masked product."""
+    """Cells of one shape; all zero at first, so that no stray NaN can reach a masked product."""
 
     shape: CellShape
     nbytes: int
@@ -80,7 +80,7 @@ class CacheMemory(Protocol):
 
 
 class HostCells:
-    """CacheCells in one array."""
+    """Cells in one array."""
 
     device = HOST
 

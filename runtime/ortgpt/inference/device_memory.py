@@ -16,7 +16,7 @@ from ortgpt.inference.move_graph import OUTPUT
 from ortgpt.interfaces import Ids
 from ortgpt.manifest import ElementType
 
-# CacheCells on their way take memory a second time, and their indices some more.
+# Cells on their way take memory a second time, and their indices some more.
 MOVED_AT_ONCE = 64 << 20  # bytes
 
 
@@ -49,7 +49,7 @@ class DeviceMemory:
 
 
 class DeviceCells:
-    """CacheCells behind an address."""
+    """Cells behind an address."""
 
     def __init__(self, shape: CellShape, element_type: ElementType, engine: DeviceEngine) -> None:
         indices, rows, heads, capacity, head_size = self.shape = shape

@@ -24,8 +24,10 @@ def installed_version(distribution: str) -> str | None:
 def upgrade_command(needed: str) -> str:
     """How pip brings the wheel that is there to a version."""
     wheels = installed_wheels()
-    name = GPU_WHEEL if wheels[GPU_WHEEL] and not wheels[CPU_WHEEL] else CPU_WHEEL
-    return f'pip install -U "{name}>={needed}"'
+    if wheels[GPU_WHEEL] and not wheels[CPU_WHEEL]:
+        older = "where there is none yet, export the bundle with --onnxruntime-floor 1.31"
+        return f'pip install -U "{GPU_WHEEL}>={needed}"; {older}'
+    return f'pip install -U "{CPU_WHEEL}>={needed}"'
 
 
 def find_wheel_problems() -> list[str]:

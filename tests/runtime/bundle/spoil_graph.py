@@ -105,7 +105,9 @@ def edit_constant(rng: random.Random, graph: Any) -> str:
     constants = [
         node.attribute[0].t
         for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].t.data_type == onnx.TensorProto.INT64
+        if node.op_type == "Constant"
+        and node.attribute
+        and node.attribute[0].t.data_type == onnx.TensorProto.INT64
     ]
     if not constants:
         return "no constant"
