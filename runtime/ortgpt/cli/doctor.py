@@ -83,7 +83,8 @@ def collect(provider: str = "auto") -> dict[str, Any]:
 
 def _ask_engine(facts: dict[str, Any], provider: str) -> None:
     from ortgpt.inference.memory import available_bytes
-    from ortgpt.inference.session import available_providers, check_installed_version, default_threads
+    from ortgpt.inference.session import available_providers, check_installed_version
+    from ortgpt.inference.threads import default_threads
 
     facts["providers"] = available_providers()
     facts["threads"] = default_threads()

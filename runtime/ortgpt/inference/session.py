@@ -24,11 +24,12 @@ from ortgpt.inference import cuda
 from ortgpt.inference.cache_memory import HOST, CacheMemory, Device, HostMemory
 from ortgpt.inference.device_memory import DeviceMemory
 from ortgpt.inference.failures import load_error, memory_error, run_error
-from ortgpt.inference.memory import check_memory
 from ortgpt.inference.move_graph import move_graph
 from ortgpt.inference.providers import Provider, check_cuda_available, choose_provider, cpu_warning
+from ortgpt.inference.room import check_room
+from ortgpt.inference.threads import default_threads
 from ortgpt.inference.wheels import INSTALL_ONE, upgrade_command
-from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest, parse_version
+from ortgpt.manifest import Manifest, parse_version
 
 logger = logging.getLogger("ortgpt")
 
@@ -61,13 +62,6 @@ OnRun = Callable[[float], None]
 """Is told the seconds that a run of the graph took, in the thread that ran it."""
 
 OLDEST_ONNXRUNTIME = (1, 31)
-# Bytes per byte of weights. They are packed for the matrix products one by one, the table stays beside its
-# copy; float16 is converted anew by every run, all weights at once.
-MEMORY_PER_WEIGHT = {"float32": 1.4, "float16": 5.0}
-PORTABLE_MEMORY_PER_WEIGHT = (
-    2.2  # the optimiser works on copies; measured with the weights in the graph's file
-)
-
 # The first that the process may see: CUDA_VISIBLE_DEVICES chooses.
 DEVICES = {"cpu": HOST, "cuda": Device("cuda", 0)}
 
@@ -152,7 +146,7 @@ class Session:
             except OrtgptError as error:
                 if wanted == "cuda":
                     raise
-                check_room(manifest, provider="cpu")
+                check_room(manifest, "cpu")
                 reason = str(error)
         elif wanted == "auto" and cuda.PROVIDER in available:
             reason = f"{manifest.precision} bundles can't run on CUDA"
@@ -292,33 +286,3 @@ def check_installed_version(needed: tuple[int, int] = OLDEST_ONNXRUNTIME) -> Non
             f"onnxruntime {needed[0]}.{needed[1]} or newer is needed, {onnxruntime.__version__} is installed",
             hint=upgrade_command(f"{needed[0]}.{needed[1]}"),
         )
-
-
-def check_room(manifest: Manifest, *, fast_prefill: bool = False, provider: str = "cpu") -> None:
-    """Raise ProviderError unless there is memory for the weights, and for the second copy if asked for.
-
-    The host's memory: CUDA's own is asked for by onnxruntime, and refused in its error.
-    """
-    takes_both = fast_prefill and manifest.fast_prefill
-    left_out = () if takes_both else (PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME)
-    weights = sum(entry.size for name, entry in manifest.files.items() if name not in left_out)
-    leave_out = "leave out the second copy: fast_prefill=False, --no-fast-prefill"
-    remedy = leave_out if takes_both else "use a smaller model"
-    is_cpu = choose_provider(provider, manifest, available_providers()) == "cpu"
-    factor = MEMORY_PER_WEIGHT[manifest.element_type if is_cpu else "float32"]
-    if manifest.portable is not None:
-        factor = max(factor, PORTABLE_MEMORY_PER_WEIGHT)
-    check_memory(
-        int(factor * weights) + 50_000_000,
-        f"loading {weights / 1e6:,.0f} MB of weights",
-        f"free some memory, raise the limit, or {remedy}",
-    )
-
-
-def default_threads() -> int:
-    """Processors that this process may use: its affinity, cut by the control group's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))  # "max" is a ValueError: no quota
-    return count

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from ortgpt.manifest import parse_version
+
 CPU_WHEEL, GPU_WHEEL = WHEELS = ("onnxruntime", "onnxruntime-gpu")
+NEWEST_GPU = (1, 31)  # of the GPU wheel, when this was written
 INSTALL_ONE = 'pip install "ortgpt[cpu]", or for NVIDIA devices: pip install "ortgpt[gpu]"'
 CHANGE_TO_GPU = 'pip uninstall -y onnxruntime && pip install "ortgpt[gpu]"'
 
@@ -24,10 +27,11 @@ def installed_version(distribution: str) -> str | None:
 def upgrade_command(needed: str) -> str:
     """How pip brings the wheel that is there to a version."""
     wheels = installed_wheels()
-    if wheels[GPU_WHEEL] and not wheels[CPU_WHEEL]:
-        older = "where there is none yet, export the bundle with --onnxruntime-floor 1.31"
-        return f'pip install -U "{GPU_WHEEL}>={needed}"; {older}'
-    return f'pip install -U "{CPU_WHEEL}>={needed}"'
+    is_gpu = wheels[GPU_WHEEL] and not wheels[CPU_WHEEL]
+    command = f'pip install -U "{GPU_WHEEL if is_gpu else CPU_WHEEL}>={needed}"'
+    if is_gpu and parse_version(needed) > NEWEST_GPU:
+        command += "; where there is none yet, export the bundle with --onnxruntime-floor 1.31"
+    return command
 
 
 def find_wheel_problems() -> list[str]:

@@ -32,13 +32,13 @@ ENVIRONMENTS = {
 # Run by Python at its start: tells how much address space is taken when memory is checked.
 MEASURE = """
 import sys
-from ortgpt.inference import session
+from ortgpt.inference import room
 
 def check_memory(*_):
     with open("/proc/self/status") as status:
         print("".join(line for line in status if line.startswith("VmSize")), file=sys.stderr)
 
-session.check_memory = check_memory
+room.check_memory = check_memory
 """
 
 

@@ -19,9 +19,10 @@ import pytest
 import ortgpt
 from ortgpt.bundle.bundle import Bundle, open_bundle
 from ortgpt.errors import BundleError, OptionError, OrtgptError, ProviderError
-from ortgpt.inference import cuda, memory, session
+from ortgpt.inference import cuda, memory, session, wheels
 from ortgpt.inference.fused_decoder import FusedDecoder
 from ortgpt.inference.session import Session
+from ortgpt.inference.threads import default_threads
 from ortgpt.inference.wheels import upgrade_command
 from ortgpt.manifest import Manifest
 
@@ -52,7 +53,7 @@ def test_a_session_says_what_runs_it(bundle) -> None:
     for provider in ("auto", "cpu"):
         loaded = build(bundle, provider=provider, threads=2)
         assert (loaded.provider, loaded.threads, loaded.is_closed) == ("cpu", 2, False)
-    assert build(bundle, threads=None).threads == session.default_threads()
+    assert build(bundle, threads=None).threads == default_threads()
 
 
 def test_a_provider_that_does_not_exist_is_an_option_error(bundle) -> None:
@@ -249,6 +250,13 @@ def test_an_older_onnxruntime_than_the_bundle_needs_is_refused(
     assert caught.value.hint == upgrade_command(needed)
 
 
+def test_a_wheel_for_cuda_that_does_not_exist_yet_is_not_all_that_is_named(monkeypatch) -> None:
+    versions = {"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}
+    monkeypatch.setattr(wheels, "installed_version", versions.get)
+    assert upgrade_command("1.31") == 'pip install -U "onnxruntime-gpu>=1.31"'
+    assert upgrade_command("1.32").endswith("export the bundle with --onnxruntime-floor 1.31")
+
+
 def test_a_newer_onnxruntime_is_welcome(bundle, monkeypatch) -> None:
     monkeypatch.setattr(session.onnxruntime, "__version__", "2.0.0.dev20300101+cpu")
     assert build(bundle).provider == "cpu"
@@ -388,7 +396,7 @@ def test_a_model_from_before_a_fork_is_refused_in_the_child_and_lives_on_in_the_
 
 
 def test_the_affinity_and_the_quota_bound_the_threads(monkeypatch) -> None:
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     for quota, expected in (
         ("max 100000", 6),
         ("250000 100000", 2),
@@ -396,7 +404,7 @@ def test_the_affinity_and_the_quota_bound_the_threads(monkeypatch) -> None:
         ("900000 100000", 6),
     ):
         monkeypatch.setattr(Path, "read_text", lambda _, quota=quota: quota)
-        assert session.default_threads() == expected
+        assert default_threads() == expected
 
 
 def test_the_engines_usage_data_is_off_and_the_environment_as_before(storyteller_bundle: Path) -> None:
