@@ -33,6 +33,7 @@ from ortgpt.request_checks import (
 )
 from ortgpt.results import Result, Score
 from ortgpt.scoring import ScoredText, Scoring
+from ortgpt.search.draft_budget import position_cost
 from ortgpt.strategies import Strategy
 from ortgpt.streams import Stream
 from ortgpt.transcript import Transcript
@@ -154,6 +155,7 @@ class Model:
             options=checked,
             started=started,
             draft_cost=self._draft_cost(checked),
+            position_cost=position_cost(self.manifest.precision),
             max_rows=check_max_rows(max_rows),
         )
         return self._generation(request).outcomes()
@@ -298,6 +300,7 @@ class Model:
             options=options,
             started=started,
             draft_cost=self._draft_cost(options),
+            position_cost=position_cost(self.manifest.precision),
         )
         return self._generation(request, decoder, at_end)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ortgpt.option_checks import BATCH_ROWS
 from ortgpt.options import Options
 from ortgpt.prompts import Prompt
+from ortgpt.search.draft_budget import POSITION_COST
 from ortgpt.strategies import Strategy
 
 
@@ -15,9 +16,10 @@ from ortgpt.strategies import Strategy
 class Request:
     """What the caller asked for.
 
-    seeds       one per prompt
-    draft_cost  of a pass of options.draft, in passes of the model
-    max_rows    of the decoder, that run at once; the prompts that find no room wait for it
+    seeds          one per prompt
+    draft_cost     of a pass of options.draft, in passes of the model
+    position_cost  of a token more in a pass, in passes of one
+    max_rows       of the decoder, that run at once; the prompts that find no room wait for it
     """
 
     prompts: Sequence[Prompt]
@@ -26,6 +28,7 @@ class Request:
     options: Options
     started: float  # time.perf_counter() when the call came in
     draft_cost: float = 0.0
+    position_cost: float = POSITION_COST
     max_rows: int = BATCH_ROWS
 
 

@@ -169,6 +169,7 @@ class RowRun(Run[Sequences]):
             len(begun.rows),
             NUM_DRAFT_TOKENS if options.num_draft_tokens is None else options.num_draft_tokens,
             drafter_cost=self.request.draft_cost,
+            position_cost=self.request.position_cost,
             ragged_widths=decoder.capabilities.ragged_widths,
         )
         return speculative_steps(decoder, begun.outputs, begun.rows, drafter, budget)

@@ -13,6 +13,7 @@ from ortgpt.search.draft_budget import (
     POSITION_COST,
     SAVED_DRAFTS,
     DraftBudget,
+    position_cost,
 )
 
 ROOM = 1000
@@ -176,3 +177,14 @@ def test_rows_that_join_count_as_if_they_had_been_there() -> None:
         assert rooms(grown, 5) == lengths
         for budget in (whole, grown):
             budget.settle(lengths, [min(row, length) for row, length in enumerate(lengths)])
+
+
+def test_where_a_position_costs_more_less_is_guessed() -> None:
+    for precision, cost in (("fp32", POSITION_COST), ("int8", 0.19), ("int4", 0.31)):
+        assert position_cost(precision) == cost
+        budget, spent = DraftBudget(1, 8, position_cost=cost), 0.0
+        for _ in range(2000):
+            (length,) = rooms(budget)
+            spent += (DRAFT_COST + length * cost) if length else 0.0
+            budget.settle([length], [0])
+        assert FIRST_CREDIT + ALLOWANCE * 2000 - 1 < spent <= FIRST_CREDIT + ALLOWANCE * 2000
