@@ -57,7 +57,7 @@ def model(
     name, _, is_traced = request.param.partition(" via ")
     trained = storyteller_via_optimum if is_traced else storyteller_bundle
     with ortgpt.load(trained if config is None else make_bundle(**config), threads=1) as loaded:
-        yield Subject(name, loaded, stride=6 if is_traced else 1)
+        yield Subject(name, loaded, stride=5 if is_traced else 1)
 
 
 def cases(goldens: dict[str, Any], model: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
