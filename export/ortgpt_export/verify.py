@@ -1,6 +1,6 @@
 """Compares a bundle, as the runtime runs it, with an independent forward pass of the same weights.
 
-The only module here that uses the runtime, and through its public names only.
+Uses the runtime through its public names only.
 """
 
 from __future__ import annotations

@@ -24,10 +24,7 @@ def choose_provider(wanted: str, manifest: Manifest, available: Sequence[str]) -
     if wanted == "cuda":
         check_cuda_available(available)
         if not runs_on_cuda(manifest):
-            raise ProviderError(
-                f"a {manifest.precision} bundle can't run on CUDA: GroupQueryAttention is for fp16 there",
-                hint="export it with --precision fp16, or use provider cpu",
-            )
+            raise _no_kernels(manifest)
     has_cuda = cuda.PROVIDER in available
     return "cuda" if wanted != "cpu" and has_cuda and runs_on_cuda(manifest) else "cpu"
 
@@ -42,8 +39,21 @@ def check_cuda_available(available: Sequence[str]) -> None:
 
 
 def runs_on_cuda(manifest: Manifest) -> bool:
-    """Whether CUDA has kernels for the graph: our own attention in float16, and plain ONNX."""
-    return manifest.dialect == "portable" or manifest.element_type == "float16"
+    """Whether CUDA has kernels for the whole graph: our own attention in float16, and plain ONNX in float32.
+
+    Of a quantised graph onnxruntime would run the integers' products on the CPU, and say nothing.
+    """
+    return manifest.precision == ("fp32" if manifest.dialect == "portable" else "fp16")
+
+
+def _no_kernels(manifest: Manifest) -> ProviderError:
+    missing, remedy = "GroupQueryAttention is for fp16", "export it with --precision fp16"
+    if manifest.dialect == "portable":
+        missing, remedy = "products of integers have no kernels", "export it in fp32"
+    return ProviderError(
+        f"a {manifest.precision} bundle can't run on CUDA: {missing} there",
+        hint=f"{remedy}, or use provider cpu",
+    )
 
 
 def cpu_warning(manifest: Manifest, reason: str | None) -> str | None:

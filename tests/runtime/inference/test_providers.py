@@ -43,6 +43,15 @@ def test_other_bundles_stay_on_the_cpu_and_cuda_is_refused(precision: str, exact
     assert "--precision fp16" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int4"])
+def test_quantised_portable_graphs_do_not_run_on_cuda_in_part(precision: str, exact: Manifest) -> None:
+    manifest = with_precision(dataclasses.replace(exact, dialect="portable"), precision)
+    assert choose_provider("auto", manifest, CUDA) == "cpu"
+    with pytest.raises(ProviderError, match="products of integers have no kernels there") as caught:
+        choose_provider("cuda", manifest, CUDA)
+    assert "export it in fp32" in str(caught.value.hint)
+
+
 def test_what_there_is_not_is_refused_by_name(exact: Manifest) -> None:
     """FAULTS 24"""
     with pytest.raises(ProviderError, match=r"not available; this onnxruntime has: CPUExecutionProvider"):
