@@ -42,6 +42,23 @@ def find_load_problem(preload: Callable[[], None], folder: Path | None = None) -
     return problem
 
 
+def free_memory(folder: Path | None = None) -> int | None:
+    """Bytes that are free on the first device, before this process has taken any; None: it can't be asked.
+
+    The question goes to CUDA's runtime, which the provider's library has loaded with itself.
+    """
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    folder = folder or _library_folder()
+    if folder is None:
+        return None
+    try:
+        ask = ctypes.CDLL(str(folder / LIBRARIES[1])).cudaMemGetInfo
+    except (OSError, AttributeError):
+        return None
+    status: int = ask(ctypes.byref(free), ctypes.byref(total))
+    return free.value if status == 0 else None
+
+
 def remedy(problem: str) -> str:
     """What to do about it. libcuda comes with the driver, every other library with packages."""
     return INSTALL_DRIVER if "libcuda.so" in problem else INSTALL_LIBRARIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ortgpt.errors import ProviderError
 from ortgpt.inference.memory import check_memory
 from ortgpt.manifest import PREFILL_GRAPH_NAME, PREFILL_WEIGHTS_NAME, Manifest
 
@@ -31,3 +32,13 @@ def check_room(manifest: Manifest, provider: str, *, fast_prefill: bool = False)
         f"loading {weights / 1e6:,.0f} MB of weights",
         f"free some memory, raise the limit, or {remedy}",
     )
+
+
+def check_device_room(manifest: Manifest, free: int | None) -> None:
+    """Raise ProviderError unless a device has room for the weights. free: bytes; None: it was not told."""
+    weights = sum(entry.size for entry in manifest.files.values())
+    if free is not None and weights > free:
+        raise ProviderError(
+            f"loading needs {weights / 1e6:,.0f} MB on the CUDA device, {free / 1e6:,.0f} MB are free there",
+            hint="end what else runs on the device, use a smaller model, or use provider cpu",
+        )

@@ -26,7 +26,7 @@ from ortgpt.inference.device_memory import DeviceMemory
 from ortgpt.inference.failures import load_error, memory_error, run_error
 from ortgpt.inference.move_graph import move_graph
 from ortgpt.inference.providers import Provider, check_cuda_available, choose_provider, cpu_warning
-from ortgpt.inference.room import check_room
+from ortgpt.inference.room import check_device_room, check_room
 from ortgpt.inference.threads import default_threads
 from ortgpt.inference.wheels import INSTALL_ONE, upgrade_command
 from ortgpt.manifest import Manifest, parse_version
@@ -142,6 +142,8 @@ class Session:
         if chosen == "cuda":
             try:
                 device = DEVICES[chosen]
+                _check_cuda_loads()
+                check_device_room(manifest, cuda.free_memory())
                 return chosen, open_graph(graph, options, device), DeviceMemory(Engine(device))
             except OrtgptError as error:
                 if wanted == "cuda":

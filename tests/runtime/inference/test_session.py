@@ -126,6 +126,45 @@ def test_a_session_on_cuda_has_the_cpu_behind_it_exact_products_and_its_caches_t
     assert (settings["device_id"], settings["use_tf32"]) == ("0", "0")
 
 
+def test_weights_larger_than_what_is_free_on_the_device_are_refused_before_they_are_loaded(
+    bundle, cuda_engine, monkeypatch, caplog
+) -> None:
+    """FAULTS 25"""
+    manifest = with_precision(bundle.manifest, "fp16")
+    size = sum(entry.size for entry in manifest.files.values())
+    for free, fits in ((size, True), (None, True), (size - 1, False)):
+        monkeypatch.setattr(cuda, "free_memory", lambda free=free: free)
+        if fits:
+            assert Session(bundle.graph, bundle.directory, manifest, provider="cuda").provider == "cuda"
+            continue
+        cuda_engine.asked = None
+        with pytest.raises(ProviderError, match=r"loading needs \d+ MB on the CUDA device, \d+ MB are free"):
+            Session(bundle.graph, bundle.directory, manifest, provider="cuda")
+        assert cuda_engine.asked is None
+        with caplog.at_level(logging.WARNING, logger="ortgpt"):
+            assert Session(bundle.graph, bundle.directory, manifest, provider="auto").provider == "cpu"
+        assert "are free there" in caplog.text
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 123), (35, None)])
+def test_what_is_free_is_asked_of_cudas_own_runtime(status, expected, monkeypatch, tmp_path) -> None:
+    class Library:
+        def __init__(self, path: str) -> None:
+            assert path == str(tmp_path / cuda.LIBRARIES[1])
+
+        @staticmethod
+        def cudaMemGetInfo(free: Any, total: Any) -> int:  # noqa: N802
+            free._obj.value, total._obj.value = 123, 456
+            return status
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", Library)
+    assert cuda.free_memory(tmp_path) == expected
+
+
+def test_where_there_is_no_library_nothing_is_told(tmp_path) -> None:
+    assert cuda.free_memory(tmp_path) is None
+
+
 def test_an_engine_that_goes_on_without_cuda_is_an_error_and_auto_takes_it(
     bundle, cuda_engine, caplog
 ) -> None:
