@@ -12,9 +12,9 @@ from ortgpt.checks import check_int
 from ortgpt.errors import BundleError
 from ortgpt.generator import Model
 from ortgpt.inference.plan import DEFAULT_CHUNK
-from ortgpt.inference.providers import Provider, choose_provider
+from ortgpt.inference.providers import Provider
 from ortgpt.inference.room import check_room
-from ortgpt.inference.session import OnRun, Session, available_providers
+from ortgpt.inference.session import OnRun, Session, expect_provider
 from ortgpt.interfaces import Tokenizer
 from ortgpt.text.tokenizer import load_tokenizer
 
@@ -74,8 +74,7 @@ def start_model(
     """Load an opened bundle; arguments as `load` has them."""
     tokenizer = load_tokenizer(bundle.tokenizer)
     _check_tokenizer(bundle, tokenizer)
-    expected = choose_provider(provider, bundle.manifest, available_providers())
-    check_room(bundle.manifest, expected, fast_prefill=fast_prefill)
+    check_room(bundle.manifest, expect_provider(provider, bundle.manifest), fast_prefill=fast_prefill)
 
     def make_session(graph: bytes | Path, *, takes_turns: bool = False) -> Session:
         # A link of the hub's cache leaves the folder, and onnxruntime opens no such file itself.

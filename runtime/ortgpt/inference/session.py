@@ -276,6 +276,11 @@ def check_cuda() -> None:
     Engine(DEVICES["cuda"])
 
 
+def expect_provider(wanted: Provider, manifest: Manifest) -> str:
+    """The provider that a session of the bundle will try first."""
+    return choose_provider(wanted, manifest, available_providers())
+
+
 def available_providers() -> list[str]:
     """The providers of the installed onnxruntime, by its own names."""
     return list(onnxruntime.get_available_providers())

@@ -141,6 +141,7 @@ def test_weights_larger_than_what_is_free_on_the_device_are_refused_before_they_
         with pytest.raises(ProviderError, match=r"loading needs \d+ MB on the CUDA device, \d+ MB are free"):
             Session(bundle.graph, bundle.directory, manifest, provider="cuda")
         assert cuda_engine.asked is None
+        cuda_engine.loaded = CUDA[1:]
         with caplog.at_level(logging.WARNING, logger="ortgpt"):
             assert Session(bundle.graph, bundle.directory, manifest, provider="auto").provider == "cpu"
         assert "are free there" in caplog.text
