@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import ortgpt
+from ortgpt.checks import shown
 from ortgpt.errors import BundleError, CheckpointError, OptionError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest
@@ -131,6 +132,7 @@ def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory with a checkpoint")
     if name == "numpy":
+        _check_numpy_knows(directory)
         config = read_config(directory)
         _check_fits(manifest, config.vocab_size, config.n_positions)
         with open_checkpoint(directory, config) as weights:
@@ -142,6 +144,16 @@ def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[
         causal = read_causal_config(staged, directory)
         _check_fits(manifest, causal.vocab_size, causal.context)
         yield torch_reference(staged)
+
+
+def _check_numpy_knows(directory: Path) -> None:
+    model_type = read_object(directory / CONFIG_NAME).get("model_type")
+    if model_type != "gpt2":
+        raise OptionError(
+            "reference",
+            f"numpy knows GPT-2 only, and config.json says model_type = {shown(model_type)}",
+            hint="take --reference torch",
+        )
 
 
 def _check_fits(manifest: Manifest, vocab_size: int, context: int) -> None:

@@ -166,6 +166,15 @@ def test_a_checkpoint_of_another_shape_is_refused(
         verify_bundle(make_bundle(), short.parent / "checkpoint")
 
 
+def test_the_numpy_reference_of_another_family_is_refused_with_the_one_that_knows_it(
+    storyteller_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(OptionError, match=r"^reference numpy knows GPT-2 only, .* 'llama'$") as caught:
+        verify_bundle(storyteller_bundle, tmp_path, reference="numpy")
+    assert caught.value.hint == "take --reference torch"
+
+
 def test_what_is_no_checkpoint_or_no_reference_is_refused_by_name(
     storyteller_bundle: Path, storyteller: Path, tmp_path: Path
 ) -> None:
