@@ -178,7 +178,9 @@ def test_contrastive_search_on_a_graph_without_hidden_states_is_refused_before_i
 def test_the_hint_for_missing_hidden_states_names_the_export_that_gives_them(
     family: str, options: str, make_portable: MakeBundle
 ) -> None:
-    with load_portable(make_portable(family)) as model:
-        with pytest.raises(ortgpt.OptionError, match="hidden states") as caught:
-            model.generate("ab", ortgpt.ContrastiveSearch())
+    with (
+        load_portable(make_portable(family)) as model,
+        pytest.raises(ortgpt.OptionError, match="hidden states") as caught,
+    ):
+        model.generate("ab", ortgpt.ContrastiveSearch())
     assert caught.value.hint == f"they are given by the graphs of: ortgpt export CHECKPOINT -o OUT{options}"
