@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from ortgpt_export.causal_model import read_causal_config, stage_checkpoint
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import CONFIG_NAME, read_config
 from ortgpt_export.json_file import read_object
-from ortgpt_export.quality import KL_LIMITS, kl_divergence, sample_texts
+from ortgpt_export.quality import kl_divergence, kl_limit, reference_kl_limit, sample_texts
 from ortgpt_export.verify import (
     CACHED_STEPS,
     LIMIT,
@@ -175,7 +174,8 @@ class _Checks:
         self._model, self._reference, self._on_check = model, reference, on_check
         manifest = model.manifest
         self._is_exact = manifest.precision == "fp32"
-        self._kl_limit = None if self._is_exact else _kl_limit(model)
+        self._kl_limit = None if self._is_exact else kl_limit(model)
+        self._reference_limit = None if self._is_exact else reference_kl_limit(model)
         decoder = model.decoder()
         self._has_hidden = decoder.capabilities.hidden_states
         decoder.release()
@@ -219,7 +219,7 @@ class _Checks:
             name="distributions",
             measured=float(np.concatenate(divergences).mean()),
             unit="nats per token",
-            limit=self._kl_limit,
+            limit=self._reference_limit,
             details=f"{np.concatenate(agreements).mean():.1%} of the likeliest tokens, {places} places",
         )
 
@@ -311,9 +311,3 @@ class _Checks:
 
 def _most(found: Floats, wanted: Floats) -> float:
     return float(np.abs(found - wanted).max())
-
-
-def _kl_limit(model: ortgpt.Model) -> float:
-    """What the precision may lose; of two graphs the one that loses more counts."""
-    names: Any = [model.manifest.precision, *(["int8-dynamic"] if model.fast_prefill else [])]
-    return max(KL_LIMITS[name] for name in names)

@@ -46,6 +46,9 @@ def verify(
 ) -> None:
     """Compare a bundle, as it runs here, with its checkpoint: exit code 1 when it is beyond its limits.
 
+    What a bundle that is not fp32 may lose is its precision's limit or, if that is less, three times what its
+    manifest says it lost (at least 0.001 nats).
+
     ortgpt verify models/storyteller-fp32 --against models/storyteller
 
     ortgpt verify models/gpt2-int8 --against ./gpt2 --reference torch --json
