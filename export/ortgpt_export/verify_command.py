@@ -29,7 +29,13 @@ class ProviderName(StrEnum):
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle, of any dialect and precision.")],
     against: Annotated[
-        Path, typer.Option("--against", metavar="CHECKPOINT", help="The checkpoint that it was made of.")
+        Path,
+        typer.Option(
+            "--against",
+            metavar="CHECKPOINT",
+            help="The checkpoint that it was made of. A bundle that is not fp32 may lose what its precision "
+            "may, and at most three times what its manifest says (or 0.001 nats).",
+        ),
     ],
     reference: Annotated[
         Reference | None,
@@ -45,9 +51,6 @@ def verify(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Compare a bundle, as it runs here, with its checkpoint: exit code 1 when it is beyond its limits.
-
-    What a bundle that is not fp32 may lose is its precision's limit or, if that is less, three times what its
-    manifest says it lost (at least 0.001 nats).
 
     ortgpt verify models/storyteller-fp32 --against models/storyteller
 
