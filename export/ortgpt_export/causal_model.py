@@ -81,7 +81,7 @@ def read_causal_config(staged: Path, directory: Path) -> CausalConfig:
     """
     from transformers import AutoConfig
 
-    with kept_quiet(), _reported("config.json can't be read by transformers"):
+    with kept_quiet(), reported("config.json can't be read by transformers"):
         config = AutoConfig.from_pretrained(staged, local_files_only=True, trust_remote_code=False)
     _check_rope(config)
     vocab_size = _size(config, "vocab_size")
@@ -109,7 +109,7 @@ def load_causal_model(directory: Path, *, attention: str | None = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     options = {} if attention is None else {"attn_implementation": attention}
-    with kept_quiet(), _reported("the checkpoint can't be loaded by transformers"):
+    with kept_quiet(), reported("the checkpoint can't be loaded by transformers"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=torch.float32,
@@ -159,8 +159,8 @@ def kept_quiet(*, verbose: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Turn an error of transformers, whose kinds are many, into one sentence."""
+def reported(what: str) -> Iterator[None]:
+    """Turn an error of transformers or torch, whose kinds are many, into one sentence: CheckpointError."""
     try:
         yield
     except (MemoryError, CheckpointError):

@@ -31,8 +31,8 @@ MAX_PROBLEMS = 30  # that one message lists
 
 _CONVERT = (
     "convert it once where transformers is installed:\n"
-    "  from transformers import GPT2LMHeadModel\n"
-    '  GPT2LMHeadModel.from_pretrained("DIR").save_pretrained("DIR", safe_serialization=True)'
+    "  from transformers import AutoModelForCausalLM\n"
+    '  AutoModelForCausalLM.from_pretrained("DIR").save_pretrained("DIR", safe_serialization=True)'
 )
 
 

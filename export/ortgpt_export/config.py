@@ -130,7 +130,11 @@ def _refusal(key: str, value: object, problem: str, file: str = "config.json") -
 
 def _refuse_other_models(data: Mapping[str, Any]) -> None:
     if data.get("model_type") != "gpt2":
-        raise _refusal("model_type", data.get("model_type"), 'is not "gpt2", the only model that is exported')
+        raise CheckpointError(
+            f'config.json: model_type = {shown(data.get("model_type"))} is not "gpt2", '
+            "and --via graph knows GPT-2 only",
+            hint='other families are exported with --via optimum: pip install "ortgpt[optimum]"',
+        )
     refuse_unreadable(data)
 
 

@@ -17,7 +17,7 @@ from ortgpt_export.checkpoint import INDEX_NAME, weight_files
 from ortgpt_export.config import CONFIG_NAME
 from ortgpt_export.job import Job, open_graph_job
 from ortgpt_export.optimum_job import choose_portable_scheme, open_optimum_job
-from ortgpt_export.optimum_trace import check_optimum
+from ortgpt_export.optimum_trace import check_optimum, describe_tracing
 from ortgpt_export.progress import Counter, Progress
 from ortgpt_export.quality import read_text
 from ortgpt_export.quantised import write_quantised
@@ -94,7 +94,8 @@ def export_checkpoint(
     origin = parse_source(source, revision)
     with BundleWriter(Path(output), force=force) as bundle:
         directory = fetch(origin, quiet=quiet)
-        describe = partial(_provenance, directory, origin.name, floor, progress)
+        exporter = f"ortgpt {ortgpt.__version__}" + (f" via {describe_tracing()}" if is_traced else "")
+        describe = partial(_provenance, directory, origin.name, exporter, floor, progress)
         opened: AbstractContextManager[Job]
         if is_traced:
             opened = open_optimum_job(directory, bundle, describe, progress, verify, verbose)
@@ -113,11 +114,13 @@ def export_checkpoint(
     return manifest
 
 
-def _provenance(directory: Path, name: str, floor: str, progress: Progress, others: list[Path]) -> Provenance:
+def _provenance(
+    directory: Path, name: str, exporter: str, floor: str, progress: Progress, others: list[Path]
+) -> Provenance:
     return Provenance(
         source=name,
         source_sha256=_digest(directory, others, progress),
-        exporter=f"ortgpt {ortgpt.__version__}",
+        exporter=exporter,
         onnxruntime_floor=floor,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def check_optimum() -> None:
     for package in ("torch", "transformers", "optimum.exporters.onnx"):
         if not _is_there(package):
             raise MissingExtraError("--via optimum", "optimum", package=package.partition(".")[0])
+
+
+def describe_tracing() -> str:
+    """What traces a graph here, with versions: "optimum-onnx 0.1.0, torch 2.13.0, transformers 4.57.6"."""
+    return ", ".join(f"{name} {version(name)}" for name in ("optimum-onnx", "torch", "transformers"))
 
 
 def check_family(staged: Path) -> None:

@@ -22,6 +22,8 @@ NUM_TEXTS, TEXT_TOKENS = 16, 256
 ROWS = 32  # distributions that are compared at a time
 # Far above what a healthy model loses: more means that the weights do not bear the format.
 KL_LIMITS: dict[Precision, float] = {"int8": 0.02, "int8-dynamic": 0.1, "int4": 0.5, "fp16": 0.01}
+# Times what the manifest says, which was measured over other texts; what is below the floor is noise.
+MEASURED_FACTOR, MEASURED_FLOOR = 3, 1e-3
 
 OnText = Callable[[int, int], None]
 """Is told (texts done, all of them)."""
@@ -124,11 +126,24 @@ def measure_perplexity(model: ortgpt.Model, reference: ortgpt.Model, text: Given
     )
 
 
-def _check(quality: Quality, model: ortgpt.Model) -> None:
-    precision = model.manifest.precision
-    limit = KL_LIMITS[precision]
+def kl_limit(model: ortgpt.Model) -> float:
+    """What the precision may lose; of two graphs the one that loses more counts."""
+    limit = KL_LIMITS[model.manifest.precision]
     if model.fast_prefill:  # the layers are those of int8-dynamic, the table is not
         limit = max(limit, KL_LIMITS["int8-dynamic"])
+    return limit
+
+
+def reference_kl_limit(model: ortgpt.Model) -> float:
+    """What a bundle may lose against its checkpoint: not much more than it did when it was written."""
+    quality = model.manifest.quality
+    if quality is None:
+        return kl_limit(model)
+    return min(kl_limit(model), max(MEASURED_FLOOR, MEASURED_FACTOR * quality.kl_divergence))
+
+
+def _check(quality: Quality, model: ortgpt.Model) -> None:
+    precision, limit = model.manifest.precision, kl_limit(model)
     if not quality.kl_divergence <= limit:  # also NaN
         raise BundleError(
             f"the bundle's distributions are {quality.kl_divergence:.3f} nats from the fp32 model's, more "

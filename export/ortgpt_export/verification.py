@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 import ortgpt
+from ortgpt.checks import shown
 from ortgpt.errors import BundleError, CheckpointError, OptionError
 from ortgpt.interfaces import Floats
 from ortgpt.manifest import Manifest
@@ -23,7 +23,7 @@ from ortgpt_export.causal_model import read_causal_config, stage_checkpoint
 from ortgpt_export.checkpoint import open_checkpoint
 from ortgpt_export.config import CONFIG_NAME, read_config
 from ortgpt_export.json_file import read_object
-from ortgpt_export.quality import KL_LIMITS, kl_divergence, sample_texts
+from ortgpt_export.quality import kl_divergence, kl_limit, reference_kl_limit, sample_texts
 from ortgpt_export.verify import (
     CACHED_STEPS,
     LIMIT,
@@ -131,6 +131,7 @@ def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory with a checkpoint")
     if name == "numpy":
+        _check_numpy_knows(directory)
         config = read_config(directory)
         _check_fits(manifest, config.vocab_size, config.n_positions)
         with open_checkpoint(directory, config) as weights:
@@ -142,6 +143,16 @@ def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[
         causal = read_causal_config(staged, directory)
         _check_fits(manifest, causal.vocab_size, causal.context)
         yield torch_reference(staged)
+
+
+def _check_numpy_knows(directory: Path) -> None:
+    model_type = read_object(directory / CONFIG_NAME).get("model_type")
+    if model_type != "gpt2":
+        raise OptionError(
+            "reference",
+            f"numpy knows GPT-2 only, and config.json says model_type = {shown(model_type)}",
+            hint="take --reference torch",
+        )
 
 
 def _check_fits(manifest: Manifest, vocab_size: int, context: int) -> None:
@@ -163,7 +174,8 @@ class _Checks:
         self._model, self._reference, self._on_check = model, reference, on_check
         manifest = model.manifest
         self._is_exact = manifest.precision == "fp32"
-        self._kl_limit = None if self._is_exact else _kl_limit(model)
+        self._kl_limit = None if self._is_exact else kl_limit(model)
+        self._reference_limit = None if self._is_exact else reference_kl_limit(model)
         decoder = model.decoder()
         self._has_hidden = decoder.capabilities.hidden_states
         decoder.release()
@@ -207,7 +219,7 @@ class _Checks:
             name="distributions",
             measured=float(np.concatenate(divergences).mean()),
             unit="nats per token",
-            limit=self._kl_limit,
+            limit=self._reference_limit,
             details=f"{np.concatenate(agreements).mean():.1%} of the likeliest tokens, {places} places",
         )
 
@@ -299,9 +311,3 @@ class _Checks:
 
 def _most(found: Floats, wanted: Floats) -> float:
     return float(np.abs(found - wanted).max())
-
-
-def _kl_limit(model: ortgpt.Model) -> float:
-    """What the precision may lose; of two graphs the one that loses more counts."""
-    names: Any = [model.manifest.precision, *(["int8-dynamic"] if model.fast_prefill else [])]
-    return max(KL_LIMITS[name] for name in names)

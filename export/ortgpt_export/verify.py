@@ -16,7 +16,7 @@ import ortgpt
 from ortgpt.errors import BundleError, MissingExtraError, ProviderError
 from ortgpt.interfaces import Floats, Ids
 from ortgpt.manifest import Architecture, Parity, Precision
-from ortgpt_export.causal_model import load_causal_model
+from ortgpt_export.causal_model import load_causal_model, reported
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.reference import forward
 
@@ -68,14 +68,14 @@ def numpy_reference(weights: Mapping[str, Floats], config: GPT2Config) -> Refere
 
 
 def torch_reference(directory: Path) -> Reference:
-    """transformers' model of a checkpoint directory."""
+    """transformers' model of a checkpoint directory. What it can't load or compute is a CheckpointError."""
     import torch
 
     # eager: transformers' faster attention ignores scale_attn_weights and its sibling
     model = load_causal_model(directory, attention="eager")
 
     def run(token_ids: Ids) -> tuple[Floats, Floats]:
-        with torch.no_grad():
+        with torch.no_grad(), reported("the checkpoint can't be computed by transformers"):
             result = model(torch.from_numpy(token_ids)[None], output_hidden_states=True)
         return result.logits[0].numpy(), result.hidden_states[-1][0].numpy()
 

@@ -6,12 +6,13 @@ import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ortgpt.errors import OrtgptError
+from ortgpt.errors import MissingExtraError, OrtgptError
 
 if TYPE_CHECKING:
     from ortgpt_export.verification import Check, Verification
@@ -28,7 +29,13 @@ class ProviderName(StrEnum):
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle, of any dialect and precision.")],
     against: Annotated[
-        Path, typer.Option("--against", metavar="CHECKPOINT", help="The checkpoint that it was made of.")
+        Path,
+        typer.Option(
+            "--against",
+            metavar="CHECKPOINT",
+            help="The checkpoint that it was made of. A bundle that is not fp32 may lose what its precision "
+            "may, and at most three times what its manifest says (or 0.001 nats).",
+        ),
     ],
     reference: Annotated[
         Reference | None,
@@ -49,6 +56,7 @@ def verify(
 
     ortgpt verify models/gpt2-int8 --against ./gpt2 --reference torch --json
     """
+    _check_packages()
     from ortgpt_export.verification import verify_bundle  # here: it loads numpy, which --help need not
 
     def on_check(name: str) -> None:
@@ -70,6 +78,13 @@ def verify(
     if not result.passed:
         names = ", ".join(check.name for check in result.checks if not check.passed)
         raise OrtgptError(f"{bundle} is beyond its limits: {names}")
+
+
+def _check_packages() -> None:
+    """Raise MissingExtraError when what reads a checkpoint can't be imported."""
+    for package in ("ml_dtypes", "safetensors"):
+        if find_spec(package) is None:
+            raise MissingExtraError("verify", "export", package=package)
 
 
 def document(result: Verification, bundle: Path, checkpoint: Path) -> dict[str, Any]:

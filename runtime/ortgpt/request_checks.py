@@ -46,10 +46,11 @@ def check_draft(draft: LoadedModel, model: LoadedModel) -> None:
 def check_hidden_states(strategy: Strategy, manifest: Manifest) -> None:
     """Not every graph that another exporter wrote gives them."""
     if isinstance(strategy, ContrastiveSearch) and not manifest.hidden_states:
+        via = "" if manifest.architecture.model_type == "gpt2" else " --via optimum"
         raise OptionError(
             "strategy",
             f"ContrastiveSearch compares hidden states, which {manifest.graph_name} does not give",
-            hint="export the checkpoint with ortgpt export, whose graphs give them",
+            hint=f"they are given by the graphs of: ortgpt export CHECKPOINT -o OUT{via}",
         )
 
 

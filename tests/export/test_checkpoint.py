@@ -209,6 +209,7 @@ def test_other_formats_are_never_read_and_the_hint_says_how_to_convert(name, che
     with pytest.raises(CheckpointError, match=f"only {name}: such files are never read") as caught:
         read_all(checkpoint)
     assert "safe_serialization=True" in str(caught.value.hint)
+    assert "AutoModelForCausalLM" in str(caught.value.hint), "whatever the family"
     assert not Path("exploded").exists()
 
 

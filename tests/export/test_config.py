@@ -61,6 +61,16 @@ def test_what_cannot_be_honoured_is_refused_by_key_and_value(key, value) -> None
     assert repr(value)[:20] in str(caught.value)
 
 
+def test_another_family_is_told_of_the_export_that_knows_it() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        parse_config(make_config(model_type="granite"))
+    assert str(caught.value) == (
+        "config.json: model_type = 'granite' is not \"gpt2\", and --via graph knows GPT-2 only"
+    )
+    assert "--via optimum" in str(caught.value.hint)
+    assert "ortgpt[optimum]" in str(caught.value.hint)
+
+
 def test_the_usual_keys_are_read() -> None:
     config = parse_config(make_config(n_layer=3, n_head=4, n_embd=20, n_inner=7, scale_attn_weights=False))
     assert (config.n_layer, config.n_head, config.n_embd, config.head_size) == (3, 4, 20, 5)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def test_a_bundle_has_its_five_files_and_a_manifest_that_describes_them(
     assert (shape.bos_token_id, shape.eos_token_ids) == (256, (256,))
     assert manifest.provenance.source == "tiny-llama", "no path of this machine"
     assert manifest.provenance.onnxruntime_floor == "1.31"
+    versions = [f"{name} {version(name)}" for name in ("optimum-onnx", "torch", "transformers")]
+    assert manifest.provenance.exporter == f"ortgpt {ortgpt.__version__} via {', '.join(versions)}"
 
 
 def test_a_bundle_is_compared_with_torch_unless_told_otherwise(

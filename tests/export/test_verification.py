@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import ortgpt
 from ortgpt.errors import CheckpointError, OptionError
 from ortgpt.inference.fused_decoder import FusedDecoder
 from ortgpt.interfaces import Outputs
+from ortgpt_export.quality import KL_LIMITS
 from ortgpt_export.verification import Verification, verify_bundle
 
 MakeBundle = Callable[..., Path]
@@ -58,6 +62,40 @@ def test_other_precisions_are_judged_by_their_distributions(
     assert checks["logits"].limit is None
     assert checks["logits"].measured > 2e-4
     assert 0 < checks["distributions"].measured < checks["distributions"].limit
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_bundle_that_lost_more_than_its_manifest_says_is_found(
+    precision: str, make_storyteller: MakeBundle, storyteller: Path, tmp_path: Path
+) -> None:
+    """One matrix of the checkpoint is not the one that was exported: too little for the precision's limit."""
+    bundle = make_storyteller(precision=precision)
+    checkpoint = Path(shutil.copytree(storyteller, tmp_path / "checkpoint"))
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(name for name in weights if name.endswith("h.1.mlp.c_fc.weight"))
+    weights[name] = (weights[name] * 1.05).astype(weights[name].dtype)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    result = verify_bundle(bundle, checkpoint)
+    assert beyond(result) == ["distributions"]
+    assert result.checks[2].measured < KL_LIMITS[precision]
+
+
+@pytest.mark.parametrize(
+    ("measured", "limit"), [(None, 0.02), (0.001, 0.003), (1e-5, 1e-3), (0.015, 0.02), (0.0, 1e-3)]
+)
+def test_the_limit_is_three_times_what_the_manifest_says_and_never_above_the_precisions(
+    measured: float | None, limit: float, make_storyteller: MakeBundle, storyteller: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(make_storyteller(precision="int8"), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    if measured is None:
+        manifest["quality"] = None
+    else:
+        manifest["quality"]["kl_divergence"] = measured
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    checks = {check.name: check for check in verify_bundle(bundle, storyteller).checks}
+    assert checks["distributions"].limit == pytest.approx(limit)
+    assert checks["cache, in pieces"].limit == 0.02, "the bundle against itself"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
@@ -164,6 +202,15 @@ def test_a_checkpoint_of_another_shape_is_refused(
     short = make_bundle(n_positions=100)
     with pytest.raises(CheckpointError, match="has a context of 100"):
         verify_bundle(make_bundle(), short.parent / "checkpoint")
+
+
+def test_the_numpy_reference_of_another_family_is_refused_with_the_one_that_knows_it(
+    storyteller_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(OptionError, match=r"^reference numpy knows GPT-2 only, .* 'llama'$") as caught:
+        verify_bundle(storyteller_bundle, tmp_path, reference="numpy")
+    assert caught.value.hint == "take --reference torch"
 
 
 def test_what_is_no_checkpoint_or_no_reference_is_refused_by_name(

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import ortgpt
-from ortgpt.errors import BundleError, ProviderError
+from ortgpt.errors import BundleError, CheckpointError, ProviderError
 from ortgpt_export import job
 from ortgpt_export.config import GPT2Config
 from ortgpt_export.exporter import export_checkpoint
+from ortgpt_export.verify import torch_reference
 
 
 @pytest.mark.parametrize("verify", ["numpy", "torch"])
@@ -64,6 +65,19 @@ def test_a_reference_that_is_not_finite_stops_the_export(checkpoint, tmp_path, m
     with pytest.raises(BundleError, match="by nan"):
         export_checkpoint(str(checkpoint), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_that_torch_can_t_compute_is_one_sentence(tmp_path: Path) -> None:
+    """Heads of 16, of which 64 numbers are to be turned."""
+    from portable_exports import make_portable_checkpoint  # brings torch along
+
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 64, "rotary_dim": 64}
+    reference = torch_reference(make_portable_checkpoint(tmp_path, "gptj", **shape))
+    with pytest.raises(
+        CheckpointError, match=r"can't be computed by transformers: RuntimeError: .+"
+    ) as caught:
+        reference(np.arange(4))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_older_onnxruntime_here_is_told_of_the_other_floor(checkpoint, tmp_path, monkeypatch) -> None:

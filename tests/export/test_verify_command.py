@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +87,22 @@ def test_a_bad_bundle_or_checkpoint_is_3_and_bad_usage_2(
     assert Shown(storyteller_bundle).code == 2
     assert Shown(storyteller_bundle, "--against", storyteller, "--reference", "jax").code == 2
     assert Shown(storyteller_bundle, "--against", storyteller, "--prompt", "word " * 600).code == 2
+
+
+@pytest.mark.parametrize("package", ["safetensors", "ml_dtypes"])
+def test_a_missing_package_names_verify_and_the_extra(package: str, tmp_path: Path) -> None:
+    """FAULTS 70: in a process of its own, where nothing has imported it yet."""
+    script = (
+        "import sys; sys.modules[sys.argv[1]] = None\n"
+        "from pathlib import Path\n"
+        "from ortgpt.errors import MissingExtraError\n"
+        "from ortgpt_export.verify_command import verify\n"
+        "try: verify(Path(sys.argv[2]), Path(sys.argv[2]))\n"
+        "except MissingExtraError as error: print(error.extra, error)\n"
+    )
+    command = [sys.executable, "-c", script, package, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout == f"export verify needs the package '{package}', which is not installed\n"
 
 
 def test_cuda_that_is_not_there_is_4(

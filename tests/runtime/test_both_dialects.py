@@ -172,3 +172,15 @@ def test_contrastive_search_on_a_graph_without_hidden_states_is_refused_before_i
         for ask in (model.generate, model.stream, lambda *args: model.generate_batch([args[0]], args[1])):
             with pytest.raises(ortgpt.OptionError, match=r"hidden states, which model\.onnx does not give"):
                 ask("ab", ortgpt.ContrastiveSearch())
+
+
+@pytest.mark.parametrize(("family", "options"), [("gpt2", ""), ("llama", " --via optimum")])
+def test_the_hint_for_missing_hidden_states_names_the_export_that_gives_them(
+    family: str, options: str, make_portable: MakeBundle
+) -> None:
+    with (
+        load_portable(make_portable(family)) as model,
+        pytest.raises(ortgpt.OptionError, match="hidden states") as caught,
+    ):
+        model.generate("ab", ortgpt.ContrastiveSearch())
+    assert caught.value.hint == f"they are given by the graphs of: ortgpt export CHECKPOINT -o OUT{options}"

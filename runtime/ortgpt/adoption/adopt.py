@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ import numpy as np
 from ortgpt.adoption.config_files import CONFIG_NAME, MAX_CONFIG_BYTES, ModelConfig, read_model_config
 from ortgpt.adoption.graph_choice import choose_graph
 from ortgpt.adoption.manifest_file import write_manifest
-from ortgpt.adoption.recognition import describe_graph, find_cache_sizes, find_precision
+from ortgpt.adoption.recognition import CacheSizes, describe_graph, find_cache_sizes, find_precision
 from ortgpt.bundle.bundle import open_bundle
-from ortgpt.bundle.directory import find_directory, located
+from ortgpt.bundle.directory import find_directory, located, refuse_checkpoint
 from ortgpt.bundle.files import hash_file, map_file, open_regular, read_exactly
 from ortgpt.bundle.wire import Model as GraphModel
 from ortgpt.bundle.wire import read_model
@@ -38,6 +39,8 @@ from ortgpt.manifest_reader import read_manifest
 from ortgpt.probe import make_probe
 from ortgpt.text.tokenizer import load_tokenizer
 
+logger = logging.getLogger("ortgpt")
+
 ONNXRUNTIME_FLOOR = "1.31"
 # Logits of a prompt read at once against the same one read in two parts; above what rounding makes of them.
 CACHE_TOLERANCE = 1e-2
@@ -55,10 +58,14 @@ def adopt(path: str | os.PathLike[str], *, file: str | None = None, force: bool 
     for what can't be run, OptionError, ProviderError, OrtgptError when the manifest can't be written.
     """
     root = find_directory(path, needs_manifest=False)
+    names = os.listdir(root)
+    if not any(name.endswith(".onnx") for name in names):
+        refuse_checkpoint(os.fspath(path), names, "a directory with a graph")
     with located(path):
-        names = os.listdir(root)
-        if MANIFEST_NAME in names and not force:
-            raise BundleError(f"it has a {MANIFEST_NAME} already", hint="--force replaces it")
+        if MANIFEST_NAME in names:
+            _check_foreign(root, names)
+            if not force:
+                raise BundleError(f"it has a {MANIFEST_NAME} already", hint="--force replaces it")
         found = _look(root, choose_graph(names, file))
         manifest = read_manifest(_describe(root, found).to_json())  # which lists what does not fit together
     with start_model(open_bundle(path, manifest=manifest, verify=False)) as model, located(path):
@@ -66,7 +73,19 @@ def adopt(path: str | os.PathLike[str], *, file: str | None = None, force: bool 
         _check_cache(model, probe)
     manifest = replace(manifest, probe=probe)
     write_manifest(root, manifest)
+    for note in manifest.notes:
+        logger.warning("%s", note)
     return manifest
+
+
+def _check_foreign(root: Path, names: list[str]) -> None:
+    """Raise BundleError for what `ortgpt export` wrote, which comes without config.json."""
+    try:
+        manifest = read_manifest(_read(root, MANIFEST_NAME))
+    except BundleError:  # it says nothing, and may be replaced
+        return
+    if manifest.dialect == "fused" or CONFIG_NAME not in names:
+        raise BundleError("it is a bundle already", hint="it can be run as it is")
 
 
 @dataclass(frozen=True)
@@ -96,8 +115,11 @@ def _describe(root: Path, found: _Found) -> Manifest:
     """The manifest, but for the known answer."""
     graph, config = describe_graph(found.graph, found.file), found.config
     sizes = find_cache_sizes(found.graph, graph)
-    kv_heads = config.kv_heads or sizes.heads or config.heads
-    head_size = config.head_size or sizes.head_size or max(1, config.width // config.heads)
+    kv_heads = _cache_heads(config, sizes)
+    head_size = _head_size(config, sizes)
+    known, size = found.tokenizer.size, config.vocab_size
+    if known > size:
+        raise BundleError(f"{TOKENIZER_NAME} has {known} ids, {CONFIG_NAME} a vocab_size of {size}")
     precision, block_size = find_precision(found.graph)
     needed = (graph.file, *graph.data_files, TOKENIZER_NAME)
     entries = {name: _measure(root, name) for name in (*needed, *found.others)}
@@ -129,8 +151,36 @@ def _describe(root: Path, found: _Found) -> Manifest:
         ),
         probe=_NO_PROBE,
         parity="skipped",
+        notes=config.notes,
         portable=graph,
     )
+
+
+def _cache_heads(config: ModelConfig, sizes: CacheSizes) -> int:
+    """Heads of keys and values. Raises BundleError where graph and config.json are of two models."""
+    if config.kv_heads is not None:
+        return config.kv_heads
+    if sizes.heads is None or sizes.heads == config.heads:
+        return config.heads
+    if not config.shares_heads or config.heads % sizes.heads:
+        raise BundleError(
+            f"{CONFIG_NAME} says {config.heads} heads, but the graph's cache is one of {sizes.heads}"
+        )
+    return sizes.heads
+
+
+def _head_size(config: ModelConfig, sizes: CacheSizes) -> int:
+    """As config.json says; else heads make up the width. Raises BundleError where the graph's do not."""
+    if config.head_size is not None:
+        return config.head_size
+    if sizes.head_size is None:
+        return max(1, config.width // config.heads)
+    if config.heads * sizes.head_size != config.width:
+        raise BundleError(
+            f"{CONFIG_NAME} says {config.heads} heads in a width of {config.width}, "
+            f"but the graph's cache has heads of {sizes.head_size}"
+        )
+    return sizes.head_size
 
 
 def _measure(root: Path, name: str) -> FileEntry:

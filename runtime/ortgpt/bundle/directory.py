@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,9 +37,14 @@ def find_directory(directory: str | os.PathLike[str], *, needs_manifest: bool = 
             f"{text} has no {MANIFEST_NAME}: another program exported it",
             hint=f"it is made a bundle by: ortgpt adopt {shlex.quote(text)}",
         )
-    if "config.json" in names and any(_is_weights(name) for name in names):
-        raise BundleError(f"{text} is a checkpoint, not a bundle", hint=_export_hint(text))
+    refuse_checkpoint(text, names, "a bundle")
     raise BundleError(f"{text} is not a bundle: it has no {MANIFEST_NAME}")
+
+
+def refuse_checkpoint(text: str, names: Collection[str], wanted: str) -> None:
+    """Raise BundleError where a directory's names are those of a checkpoint, which `wanted` is not."""
+    if "config.json" in names and any(_is_weights(name) for name in names):
+        raise BundleError(f"{text} is a checkpoint, not {wanted}", hint=_export_hint(text))
 
 
 def _is_weights(name: str) -> bool:

@@ -11,7 +11,7 @@ import typer
 
 from ortgpt.cli.arguments import AsJson, Debug, Quiet
 from ortgpt.errors import BundleIntegrityError
-from ortgpt.manifest import Manifest
+from ortgpt.manifest import Manifest, PortableGraph
 
 if TYPE_CHECKING:
     from ortgpt.bundle.bundle import Bundle
@@ -70,6 +70,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape.vocab_size} ({shape.tokenizer_size} in the tokenizer)"),
         ("ends with", ", ".join(map(str, shape.eos_token_ids)) or "nothing"),
         ("dialect", manifest.dialect),
+        *([] if manifest.portable is None else [("graph", _graph(manifest.portable))]),
         ("precision", manifest.precision + "".join(f", {trait}" for trait in _traits(manifest))),
         ("source", f"{manifest.provenance.source} ({manifest.provenance.source_sha256[:12]})"),
         ("exporter", manifest.provenance.exporter),
@@ -89,6 +90,17 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         (name, f"{entry.size:,} bytes, sha256 {entry.sha256[:12]}") for name, entry in manifest.files.items()
     ]
     return rows + [("note", note) for note in manifest.notes]
+
+
+def _graph(graph: PortableGraph) -> str:
+    """What a graph of the portable dialect takes and gives, where these differ."""
+    return ", ".join(
+        (
+            "cache in pairs" if graph.cache == "pairs" else "cache stacked",
+            "position ids" if graph.position_ids else "no position ids",
+            "hidden states" if graph.hidden_states else "no hidden states",
+        )
+    )
 
 
 def _traits(manifest: Manifest) -> list[str]:

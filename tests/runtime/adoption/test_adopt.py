@@ -257,11 +257,13 @@ def cut_past(graph: Any) -> None:
         (link_outside, "model.onnx is a link that leaves the bundle"),
         (edit_config(vocab_size=258), "output logits must be float32 [rows, width, 258]"),
         (edit_config(n_layer=3), "too few for the manifest's 3 layers"),
-        (edit_config(n_head=3), "3 heads can't share 2 of keys and values"),
+        (edit_config(n_head=3), "config.json says 3 heads, but the graph's cache is one of 2"),
+        (edit_config(n_head=4), "config.json says 4 heads, but the graph's cache is one of 2"),
+        (edit_config(num_key_value_heads=3), "config.json: 2 heads can't share num_key_value_heads = 3"),
+        (edit_config(vocab_size=200), "tokenizer.json has 257 ids, config.json a vocab_size of 200"),
         (edit_config(num_key_value_heads=1), "must be float32 [rows, 1, past, 16]"),
         (edit_config(head_dim=8), "must be float32 [rows, 2, past, 8]"),
         (edit_config(n_positions=65), "position_ids must look up a table of at least 65 rows"),
-        (edit_config(eos_token_id=300), "a token id is outside the vocabulary"),
         (edit_graph(forget_past), "takes no past (no input past_key_values.0.key)"),
         (edit_graph(halve), "has a cache of float16: only float32 is run"),
         (edit_graph(spoil), "the model's logits are not finite"),
@@ -280,6 +282,58 @@ def test_what_can_t_be_run_is_refused_and_nothing_is_written(
     assert str(caught.value).startswith(f"{directory}: ")
     assert message in str(caught.value)
     assert not [path.name for path in directory.iterdir() if "manifest" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("family", "multi_query", "fits"),
+    [
+        ("gpt2", None, False),
+        ("gpt_neox", None, False),
+        ("falcon", None, True),
+        ("falcon", True, True),
+        ("falcon", False, False),
+        ("gpt_bigcode", True, True),
+        ("gpt_bigcode", False, False),
+    ],
+)
+def test_heads_share_keys_and_values_unsaid_in_families_that_are_known_for_it(
+    make_copy: MakeBundle, family: str, multi_query: bool | None, fits: bool
+) -> None:
+    """FAULTS 16: a graph whose cache has 1 head of 16."""
+    shape = {"num_key_value_heads": 1, "num_attention_heads": 2}
+    directory = make_copy("llama", **shape)
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": family, "multi_query": multi_query}
+    del config["num_key_value_heads"]
+    path.write_text(json.dumps(config))
+    if fits:
+        assert ortgpt.adopt(directory).architecture.kv_heads == 1
+        return
+    with pytest.raises(BundleError, match="says 2 heads, but the graph's cache is one of 1"):
+        ortgpt.adopt(directory)
+
+
+def test_heads_that_do_not_make_up_the_width_are_refused(make_copy: MakeBundle) -> None:
+    """FAULTS 16: 2 of keys and values could serve 8 heads."""
+    directory = make_copy("llama")
+    edit_config(num_attention_heads=8)(directory)
+    with pytest.raises(BundleError, match="8 heads in a width of 32, but the graph's cache has heads of 8"):
+        ortgpt.adopt(directory)
+    edit_config(num_attention_heads=8, head_dim=8)(directory)
+    assert ortgpt.adopt(directory).architecture.head_size == 8
+
+
+def test_an_end_outside_the_vocabulary_is_dropped_with_a_note(
+    make_copy: MakeBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = make_copy()
+    (directory / "generation_config.json").write_text('{"eos_token_id": [999999, 256]}')
+    manifest = ortgpt.adopt(directory)
+    note = "generation_config.json: eos_token_id 999999 is outside the vocabulary of 257 ids and was dropped"
+    assert (manifest.architecture.eos_token_ids, manifest.notes) == ((256,), (note,))
+    assert [record.getMessage() for record in caplog.records] == [note]
+    with ortgpt.load(directory) as model:
+        assert model.manifest.notes == (note,)
 
 
 def test_a_graph_without_a_past_is_refused_with_the_line_that_exports_one(make_copy: MakeBundle) -> None:

@@ -68,6 +68,15 @@ def test_ids_come_from_the_generation_config_where_it_names_them(
     assert (found.bos_token_id, found.eos_token_ids) == (bos, eos)
 
 
+def test_ids_outside_the_vocabulary_are_dropped_with_a_note_that_names_their_file() -> None:
+    found = read(LLAMA | {"bos_token_id": -1}, {"eos_token_id": [300, 2, 2, 10**30]})
+    assert (found.bos_token_id, found.eos_token_ids) == (None, (2,))
+    bos, *eos = found.notes
+    assert bos == "config.json: bos_token_id -1 is outside the vocabulary of 300 ids and was dropped"
+    assert [note.startswith("generation_config.json: eos_token_id ") for note in eos] == [True, True]
+    assert read(LLAMA).notes == ()
+
+
 @pytest.mark.parametrize(
     ("source", "shown"), [("Qwen/Qwen2-0.5B", "Qwen/Qwen2-0.5B"), ("/home/me/x", ""), ("./x", ""), (7, "")]
 )
@@ -86,7 +95,8 @@ def test_a_source_is_a_hub_id_never_a_path(source: object, shown: str) -> None:
         ({"max_position_embeddings": 2**31}, "max_position_embeddings must be a positive integer"),
         ({"head_dim": 1.5}, "head_dim must be a positive integer, found 1.5"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be a token id or a list of them, found '</s>'"),
-        ({"eos_token_id": [-1]}, "eos_token_id must be a token id"),
+        ({"eos_token_id": [1.0]}, "config.json: eos_token_id must be a token id"),
+        ({"num_key_value_heads": 3}, "config.json: 8 heads can't share num_key_value_heads = 3"),
         ({"bos_token_id": True}, "bos_token_id must be a token id"),
     ],
 )

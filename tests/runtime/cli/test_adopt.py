@@ -43,6 +43,32 @@ def test_a_manifest_stays_unless_forced(invoke: Any, directory: Path) -> None:
     assert invoke("adopt", directory, "--force").code == 0
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_bundle_of_an_export_is_one_already(
+    force: tuple[str, ...],
+    invoke: Any,
+    storyteller_bundle: Path,
+    make_via_optimum: MakeBundle,
+    tmp_path: Path,
+) -> None:
+    for bundle in (storyteller_bundle, make_via_optimum("gpt2")):
+        directory = Path(shutil.copytree(bundle, tmp_path / bundle.name))
+        before = (directory / "manifest.json").read_bytes()
+        shown = invoke("adopt", directory, *force)
+        assert shown.code == 3
+        assert shown.err.startswith(f"error: {directory}: it is a bundle already\n")
+        assert (directory / "manifest.json").read_bytes() == before
+
+
+def test_a_checkpoint_is_to_be_exported(invoke: Any, storyteller: Path) -> None:
+    shown = invoke("adopt", storyteller)
+    assert shown.code == 3
+    assert shown.err == (
+        f"error: {storyteller} is a checkpoint, not a directory with a graph\n"
+        f"hint: a checkpoint is turned into a bundle by: ortgpt export {storyteller} -o OUT\n"
+    )
+
+
 def test_of_several_graphs_one_is_named(invoke: Any, directory: Path) -> None:
     shutil.copy(directory / "model.onnx", directory / "other.onnx")
     shown = invoke("adopt", directory)

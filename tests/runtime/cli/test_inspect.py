@@ -44,6 +44,29 @@ def test_text_names_what_matters(invoke, storyteller_bundle) -> None:
     assert shown.err == "sizes and graph checked; --verify checks digests too\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "cache in pairs, position ids, no hidden states"),
+        ({"position_ids": False}, "cache in pairs, no position ids, no hidden states"),
+        ({"stacked": True}, "cache stacked, position ids, no hidden states"),
+        ({"hidden_states": True}, "cache in pairs, position ids, hidden states"),
+    ],
+)
+def test_a_line_of_portable_bundles_says_what_their_graph_takes_and_gives(
+    options: dict[str, bool], line: str, invoke, make_portable, tmp_path
+) -> None:
+    bundle = Path(shutil.copytree(make_portable("gpt2", **options), tmp_path / "copy"))
+    assert invoke("adopt", bundle).code == 0
+    assert [row for row in invoke("inspect", bundle).out.splitlines() if row.startswith("graph ")] == [
+        f"graph        {line}"
+    ]
+
+
+def test_the_fused_dialect_has_no_line_of_the_graph(invoke, storyteller_bundle) -> None:
+    assert "\ngraph " not in invoke("inspect", storyteller_bundle).out
+
+
 def test_verify_runs_the_bundle_and_says_so(invoke, storyteller_bundle) -> None:
     shown = invoke("inspect", storyteller_bundle, "--verify", "--json")
     assert shown.code == 0
