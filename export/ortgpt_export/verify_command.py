@@ -33,8 +33,8 @@ def verify(
         typer.Option(
             "--against",
             metavar="CHECKPOINT",
-            help="The checkpoint that it was made of. A bundle that is not fp32 may lose what its precision "
-            "may, and at most three times what its manifest says (or 0.001 nats).",
+            help="The checkpoint that it was made of; it may lose three times what its manifest says "
+            "(or 0.001 nats), up to its precision's limit.",
         ),
     ],
     reference: Annotated[

@@ -316,7 +316,7 @@ def test_heads_share_keys_and_values_unsaid_in_families_that_are_known_for_it(
 def test_heads_that_do_not_make_up_the_width_are_refused(make_copy: MakeBundle) -> None:
     """FAULTS 16: 2 of keys and values could serve 8 heads."""
     directory = make_copy("llama")
-    edit_config(num_attention_heads=8)(directory)
+    edit_config(num_attention_heads=8, head_dim=None)(directory)
     with pytest.raises(BundleError, match="8 heads in a width of 32, but the graph's cache has heads of 8"):
         ortgpt.adopt(directory)
     edit_config(num_attention_heads=8, head_dim=8)(directory)
