@@ -52,6 +52,14 @@ class Pair(NamedTuple):
     theirs: Any
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of models so small a second one costs more than it gives
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, make_via_optimum: MakeBundle) -> Iterator[Pair]:
     bundle = make_via_optimum(request.param, **FAMILIES[request.param])
