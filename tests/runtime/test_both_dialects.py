@@ -21,19 +21,60 @@ PROMPTS = [
     "Once upon a time",
     'The king said to his daughter, "',
     "A fox",
-    "In the dark wood there lived an old",
+    "In the dark wood there lived an old wom",
 ]
+SAMPLING = ortgpt.Sampling(temperature=0.9, top_p=0.95)
 STRATEGIES: dict[str, Strategy] = {
     "greedy": ortgpt.Greedy(),
-    "sampling": ortgpt.Sampling(temperature=0.9, top_p=0.95),
+    "sampling": SAMPLING,
     "beams": ortgpt.BeamSearch(num_beams=4, num_return_sequences=2),
+    "drawn beams": ortgpt.BeamSearch(num_beams=3, sample=True, temperature=0.9, top_p=0.95),
+    "diverse beams": ortgpt.BeamSearch(
+        num_beams=4, num_beam_groups=2, diversity_penalty=0.7, num_return_sequences=4
+    ),
     "contrastive": ortgpt.ContrastiveSearch(),
 }
+CARD = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["fox", "king"]}, "name": {"type": "string", "maxLength": 12}},
+    "required": ["kind", "name"],
+    "additionalProperties": False,
+}
+VERSE = 'start: " the " animal ("," " and the " animal){1,3} "."\nanimal: "fox" | "crow" | "bear"\n'
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stops": {"stop": [" said", '."'], "min_new_tokens": 3},
     "keywords": {"constraints": ortgpt.Keywords(words=["golden", "bird"])},
+    "forbidden": {"constraints": ortgpt.Forbidden(words=["the", "was", "he"])},
+    "choice": {"constraints": ortgpt.Choice([" went home.", " was a king.", " said nothing at all."])},
+    "regex": {"constraints": ortgpt.Regex(r" [a-z]{2,8} (the|an) [a-z]+( [a-z]+){1,3}\.")},
+    "schema": {"constraints": ortgpt.JSONSchema(CARD), "max_new_tokens": 32},
+    "grammar": {"constraints": ortgpt.Grammar(VERSE), "max_new_tokens": 24},
+    "healing": {"token_healing": True, "echo": True},
+    "n-grams": {"no_repeat_ngram_size": 2, "min_new_tokens": 12, "stop_token_ids": [0, 12, 14]},
+    "logprobs": {"logprobs": 3},
     "guidance": {"guidance_scale": 1.5, "negative_prompt": "A wolf ran into the dark wood, and"},
+}
+WITH: dict[str, list[str]] = {
+    "plain": [*STRATEGIES],
+    "stops": ["greedy", "sampling", "beams", "contrastive"],
+    "keywords": ["greedy", "sampling", "beams", "diverse beams", "contrastive"],
+    "forbidden": ["greedy", "drawn beams", "contrastive"],
+    "choice": ["sampling", "beams"],
+    "regex": ["beams", "contrastive"],
+    "schema": ["sampling", "diverse beams"],
+    "grammar": ["greedy", "drawn beams"],
+    "healing": ["sampling", "beams", "contrastive"],
+    "n-grams": ["greedy", "beams", "diverse beams"],
+    "logprobs": ["sampling", "drawn beams", "contrastive"],
+    "guidance": ["greedy", "sampling", "beams", "contrastive"],
+}
+SEVERAL: dict[str, dict[str, Any]] = {
+    "n": {"n": 3, "logprobs": 2},
+    "best of": {"n": 2, "best_of": 4},
+    "best of a form": {"best_of": 3, "constraints": ortgpt.Grammar(VERSE)},
+    "guessed": {"n": 3, "prompt_lookup": True, "max_new_tokens": 40},
+    "best of guessed": {"n": 2, "best_of": 3, "prompt_lookup": True, "max_new_tokens": 40},
 }
 
 
@@ -55,20 +96,46 @@ def model(request: pytest.FixtureRequest) -> ortgpt.Model:
     return found
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
-def test_every_strategy_writes_the_same_streamed_collected_in_a_batch_and_on_the_other_graph(
-    strategy: Strategy, options: dict[str, Any], fused: ortgpt.Model, portable: ortgpt.Model
+def assert_same(own: ortgpt.Result, other: ortgpt.Result) -> None:
+    assert own.prompt_token_ids == other.prompt_token_ids
+    for found, expected in zip(own.choices, other.choices, strict=True):
+        assert found.token_ids == expected.token_ids
+        assert found.text == expected.text
+        assert (found.finish_reason, found.stop_reason) == (expected.finish_reason, expected.stop_reason)
+        np.testing.assert_allclose(numbers(found), numbers(expected), atol=2e-4)
+
+
+def numbers(choice: ortgpt.ResultChoice) -> list[float | None]:
+    tokens = choice.logprobs or ()
+    return [choice.score, *(entry.logprob for token in tokens for entry in (token, *token.top))]
+
+
+@pytest.mark.parametrize(("option", "strategy"), [(key, name) for key in WITH for name in WITH[key]])
+def test_a_strategy_writes_the_same_streamed_in_a_batch_and_on_the_other_graph(
+    option: str, strategy: str, fused: ortgpt.Model, portable: ortgpt.Model
+) -> None:
+    asked = {"max_new_tokens": 12, **OPTIONS[option]}
+    chosen = STRATEGIES[strategy]
+    batch = portable.generate_batch(PROMPTS[1:], chosen, seed=5, max_rows=8, **asked)
+    for index, (prompt, result) in enumerate(zip(PROMPTS[1:], batch, strict=True)):
+        own = {"seed": 5 + index, **asked}
+        expected = fused.generate(prompt, chosen, **own)
+        stream = portable.stream(prompt, chosen, **own)
+        assert "".join(event.text for event in stream if event.index == 0) == stream.result.text != ""
+        for found in (result, stream.result):
+            assert_same(found, expected)
+
+
+@pytest.mark.parametrize("options", SEVERAL.values(), ids=SEVERAL.keys())
+def test_several_sequences_of_a_prompt_guessed_or_not_are_those_of_the_other_graph_unguessed(
+    options: dict[str, Any], fused: ortgpt.Model, portable: ortgpt.Model
 ) -> None:
     asked = {"max_new_tokens": 16, **options}
-    batch = portable.generate_batch(PROMPTS, strategy, seed=5, max_rows=12, **asked)
-    for index, (prompt, result) in enumerate(zip(PROMPTS, batch, strict=True)):
-        own = {"seed": 5 + index, **asked}
-        expected = [choice.token_ids for choice in fused.generate(prompt, strategy, **own).choices]
-        stream = portable.stream(prompt, strategy, **own)
-        assert "".join(event.text for event in stream if event.index == 0) == stream.result.text != ""
-        for found in (result, stream.result, portable.generate(prompt, strategy, **own)):
-            assert [choice.token_ids for choice in found.choices] == expected
+    batch = portable.generate_batch(PROMPTS[:3], SAMPLING, seed=5, max_rows=7, **asked)
+    for index, (prompt, result) in enumerate(zip(PROMPTS[:3], batch, strict=True)):
+        expected = fused.generate(prompt, SAMPLING, seed=5 + index, **{**asked, "prompt_lookup": False})
+        assert_same(result, expected)
+        assert_same(portable.generate(prompt, SAMPLING, seed=5 + index, **asked), expected)
 
 
 def test_guessed_tokens_change_nothing(portable: ortgpt.Model, fused: ortgpt.Model) -> None:

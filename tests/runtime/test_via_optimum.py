@@ -52,6 +52,14 @@ class Pair(NamedTuple):
     theirs: Any
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of models so small a second one costs more than it gives
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, make_via_optimum: MakeBundle) -> Iterator[Pair]:
     bundle = make_via_optimum(request.param, **FAMILIES[request.param])
@@ -120,6 +128,35 @@ def test_beams_are_those_of_transformers(pair: Pair) -> None:
         pair.theirs, prompt, num_beams=4, num_return_sequences=3, early_stopping=True, max_new_tokens=16
     )
     assert [list(choice.token_ids) for choice in result.choices] == ids.tolist()
+
+
+@torch.no_grad()
+def slow_contrastive_search(
+    model: Any, prompt: list[int], strategy: ortgpt.ContrastiveSearch, count: int
+) -> list[int]:
+    """The next ids by the definition (Su 2022): no cache, every candidate reads the whole text anew."""
+    ids, alpha = list(prompt), strategy.penalty_alpha
+    for _ in range(count):
+        probabilities = model(torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1)
+        candidates = probabilities.topk(strategy.top_k).indices
+        texts = torch.tensor([[*ids, candidate] for candidate in candidates.tolist()])
+        states = model(texts, output_hidden_states=True, use_cache=False).hidden_states[-1]
+        cosines = torch.cosine_similarity(states[:, :-1], states[:, -1:], dim=-1)  # (candidates, tokens)
+        scores = (1 - alpha) * probabilities[candidates] - alpha * cosines.amax(dim=1)
+        ids.append(int(candidates[scores.argmax()]))
+    return ids[len(prompt) :]
+
+
+def test_contrastive_search_chooses_what_its_definition_says(pair: Pair) -> None:
+    strategy = ortgpt.ContrastiveSearch(top_k=4, penalty_alpha=0.6)
+    asked: dict[str, Any] = {"max_new_tokens": 16, "stop_token_ids": []}
+    prompts = [prompt_ids(length) for length in (13, 4)]
+    expected = [slow_contrastive_search(pair.theirs, prompt, strategy, 16) for prompt in prompts]
+    assert list(pair.ours.generate(prompts[0], strategy, **asked).token_ids) == expected[0]
+    batch = pair.ours.generate_batch(prompts, strategy, **asked)
+    assert [list(result.token_ids) for result in batch] == expected
+    # Otherwise the penalty had nothing to decide.
+    assert expected[0] != list(pair.ours.generate(prompts[0], **asked).token_ids)
 
 
 def test_penalties_and_bans_are_those_of_transformers(pair: Pair) -> None:
