@@ -20,7 +20,7 @@ MakeBundle = Callable[..., Path]
 PROMPTS = [
     "Once upon a time",
     'The king said to his daughter, "',
-    "A fox",
+    "The fox ran, the fox ran, the fox",
     "In the dark wood there lived an old wom",
 ]
 SAMPLING = ortgpt.Sampling(temperature=0.9, top_p=0.95)
