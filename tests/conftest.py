@@ -51,6 +51,13 @@ def storyteller_via_optimum(storyteller: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
+def storyteller_fp16(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bundles") / "storyteller-fp16"
+    export_checkpoint(str(storyteller), bundle, precision="fp16", verify="none")
+    return bundle
+
+
+@pytest.fixture(scope="session")
 def storyteller_model(storyteller_bundle: Path) -> Iterator[ortgpt.Model]:
     with ortgpt.load(storyteller_bundle, threads=1) as model:
         yield model

@@ -100,7 +100,7 @@ def verify_bundle(
     if reference is not None and reference not in REFERENCES:
         raise OptionError("reference", f"must be one of {', '.join(REFERENCES)}, got {reference!r}")
     directory = Path(checkpoint)
-    name = reference or _best_reference(directory)
+    name = _choose_reference(directory, reference)
     check_available(name, f"--reference {name}")
     with (
         ortgpt.load(bundle, provider=provider) as model,  # type: ignore[arg-type]
@@ -119,19 +119,23 @@ def verify_bundle(
         )
 
 
-def _best_reference(directory: Path) -> str:
+def _choose_reference(directory: Path, wanted: str | None) -> str:
     """NumPy's needs nothing more than the checkpoint, but knows GPT-2 only."""
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory with a checkpoint")
-    return "numpy" if read_object(directory / CONFIG_NAME).get("model_type") == "gpt2" else "torch"
+    model_type = read_object(directory / CONFIG_NAME).get("model_type")
+    if wanted == "numpy" and model_type != "gpt2":
+        raise OptionError(
+            "reference",
+            f"numpy knows GPT-2 only, and config.json says model_type = {shown(model_type)}",
+            hint="take --reference torch",
+        )
+    return wanted or ("numpy" if model_type == "gpt2" else "torch")
 
 
 @contextmanager
 def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[Reference]:
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a directory with a checkpoint")
     if name == "numpy":
-        _check_numpy_knows(directory)
         config = read_config(directory)
         _check_fits(manifest, config.vocab_size, config.n_positions)
         with open_checkpoint(directory, config) as weights:
@@ -143,16 +147,6 @@ def _open_reference(directory: Path, name: str, manifest: Manifest) -> Iterator[
         causal = read_causal_config(staged, directory)
         _check_fits(manifest, causal.vocab_size, causal.context)
         yield torch_reference(staged)
-
-
-def _check_numpy_knows(directory: Path) -> None:
-    model_type = read_object(directory / CONFIG_NAME).get("model_type")
-    if model_type != "gpt2":
-        raise OptionError(
-            "reference",
-            f"numpy knows GPT-2 only, and config.json says model_type = {shown(model_type)}",
-            hint="take --reference torch",
-        )
 
 
 def _check_fits(manifest: Manifest, vocab_size: int, context: int) -> None:

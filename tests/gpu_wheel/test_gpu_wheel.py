@@ -16,7 +16,6 @@ import ortgpt
 from ortgpt.errors import ProviderError
 from ortgpt.inference import cuda
 from ortgpt.inference.session import available_providers, check_cuda
-from ortgpt_export.exporter import export_checkpoint
 
 PROMPT = "Once upon a time there was a little fox who"
 
@@ -30,10 +29,8 @@ def is_ready() -> bool:
 
 
 @pytest.fixture(scope="module")
-def half(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "storyteller-fp16"
-    export_checkpoint(str(storyteller), folder, precision="fp16", verify="none")
-    return folder
+def half(storyteller_fp16: Path) -> Path:
+    return storyteller_fp16
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,6 @@ from ortgpt.errors import ProviderError
 from ortgpt.inference.session import check_cuda
 from ortgpt.interfaces import Decoder
 from ortgpt.strategies import Strategy
-from ortgpt_export.exporter import export_checkpoint
 
 
 def has_device() -> bool:
@@ -41,10 +40,8 @@ Models = tuple[ortgpt.Model, ortgpt.Model]
 
 
 @pytest.fixture(scope="module")
-def bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "storyteller-fp16"
-    export_checkpoint(str(storyteller), folder, precision="fp16", verify="none")
-    return folder
+def bundle(storyteller_fp16: Path) -> Path:
+    return storyteller_fp16
 
 
 @pytest.fixture(scope="module")

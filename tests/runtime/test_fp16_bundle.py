@@ -33,10 +33,8 @@ CLOSE = 0.05  # logits; what float16 moves them by is less
 
 
 @pytest.fixture(scope="module")
-def bundle(storyteller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "storyteller-fp16"
-    export_checkpoint(str(storyteller), folder, precision="fp16", verify="none")
-    return folder
+def bundle(storyteller_fp16: Path) -> Path:
+    return storyteller_fp16
 
 
 @pytest.fixture(scope="module")

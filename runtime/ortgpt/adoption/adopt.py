@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from ortgpt.adoption.manifest_file import write_manifest
 from ortgpt.adoption.recognition import CacheSizes, describe_graph, find_cache_sizes, find_precision
 from ortgpt.bundle.bundle import open_bundle
 from ortgpt.bundle.directory import find_directory, located, refuse_checkpoint
-from ortgpt.bundle.files import hash_file, map_file, open_regular, read_exactly
+from ortgpt.bundle.files import hash_file, map_file, opened_regular, read_exactly
 from ortgpt.bundle.wire import Model as GraphModel
 from ortgpt.bundle.wire import read_model
 from ortgpt.errors import BundleError
@@ -100,11 +98,11 @@ class _Found:
 
 
 def _look(root: Path, file: str) -> _Found:
-    with _opened(root, file) as descriptor:
+    with opened_regular(root / file, root) as descriptor:
         graph = read_model(map_file(file, descriptor), file, dialect="portable")
     config = _read(root, CONFIG_NAME)
     generation = _read(root, GENERATION_CONFIG_NAME) if (root / GENERATION_CONFIG_NAME).exists() else None
-    with _opened(root, TOKENIZER_NAME) as descriptor:
+    with opened_regular(root / TOKENIZER_NAME, root) as descriptor:
         size = os.fstat(descriptor).st_size
         tokenizer = load_tokenizer(read_exactly(TOKENIZER_NAME, descriptor, size))
     others = (CONFIG_NAME,) if generation is None else (CONFIG_NAME, GENERATION_CONFIG_NAME)
@@ -184,7 +182,7 @@ def _head_size(config: ModelConfig, sizes: CacheSizes) -> int:
 
 
 def _measure(root: Path, name: str) -> FileEntry:
-    with _opened(root, name) as descriptor:
+    with opened_regular(root / name, root) as descriptor:
         return FileEntry(size=os.fstat(descriptor).st_size, sha256=hash_file(name, descriptor))
 
 
@@ -195,20 +193,11 @@ def _digest(entries: dict[str, FileEntry]) -> str:
 
 
 def _read(root: Path, name: str) -> bytes:
-    with _opened(root, name) as descriptor:
+    with opened_regular(root / name, root) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > MAX_CONFIG_BYTES:
             raise BundleError(f"{name} has {size} bytes, at most {MAX_CONFIG_BYTES} are read")
         return read_exactly(name, descriptor, size)
-
-
-@contextmanager
-def _opened(root: Path, name: str) -> Iterator[int]:
-    descriptor = open_regular(root / name, root)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _logits(model: Model, token_ids: Ids) -> Floats:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ortgpt.bundle.files import (
     check_size,
     hash_file,
     map_file,
-    open_regular,
+    opened_regular,
     read_exactly,
     read_verified,
     settled_identity,
@@ -84,13 +84,10 @@ class Bundle:
     def map_data(self, name: str) -> mmap.mmap | bytes:
         """One of the files of `identities`, mapped. Raises BundleIntegrityError when it is another by now."""
         path = self.directory / name
-        descriptor = open_regular(path, self.directory)
-        try:
+        with opened_regular(path, self.directory) as descriptor:
             if FileIdentity.of(os.fstat(descriptor)) != self.identities[name]:
                 raise BundleIntegrityError(f"{path} changed since the bundle was opened")
             return map_file(name, descriptor)
-        finally:
-            os.close(descriptor)
 
     def check_weights_unchanged(self) -> None:
         """Raise BundleIntegrityError unless the files of `identities` are still those that were checked.
@@ -163,7 +160,7 @@ def _names_held(manifest: Manifest) -> set[str]:
 
 
 def _read_manifest(root: Path, strict: bool) -> Manifest:
-    with _opened(root / MANIFEST_NAME, root, strict) as descriptor:
+    with opened_regular(root / MANIFEST_NAME, root, strict=strict) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{MANIFEST_NAME} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read")
@@ -173,17 +170,6 @@ def _read_manifest(root: Path, strict: bool) -> Manifest:
     return manifest
 
 
-@contextmanager
-def _opened(path: Path, root: Path, strict: bool) -> Iterator[int]:
-    descriptor = open_regular(path, root)
-    try:
-        if strict and os.fstat(descriptor).st_nlink > 1:
-            raise BundleError(f"{path.name} is a hard link, which strict does not allow")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _open_files(root: Path, manifest: Manifest, strict: bool, stack: ExitStack) -> dict[str, int]:
     """Descriptors of all listed files, after checking what costs nothing: kind, links and size."""
     files: dict[str, int] = {}
@@ -191,7 +177,7 @@ def _open_files(root: Path, manifest: Manifest, strict: bool, stack: ExitStack) 
     held = _names_held(manifest)
     for name, entry in manifest.files.items():
         try:
-            files[name] = stack.enter_context(_opened(root / name, root, strict))
+            files[name] = stack.enter_context(opened_regular(root / name, root, strict=strict))
             check_size(name, files[name], entry.size)
             if name in held and entry.size > MAX_HELD_BYTES:
                 raise BundleError(f"{name} has {entry.size} bytes, at most {MAX_HELD_BYTES} are read")

@@ -12,7 +12,8 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -62,6 +63,18 @@ def open_regular(path: Path, root: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def opened_regular(path: Path, root: Path, *, strict: bool = False) -> Iterator[int]:
+    """The descriptor of `open_regular`, closed when the block ends. strict refuses hard links too."""
+    descriptor = open_regular(path, root)
+    try:
+        if strict and os.fstat(descriptor).st_nlink > 1:
+            raise BundleError(f"{path.name} is a hard link, which strict does not allow")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def unreadable(name: str | Path, error: Exception) -> BundleError:

@@ -225,8 +225,6 @@ def open_graph(graph: bytes | Path, options: Any, device: Device) -> Any:
         providers.insert(0, (cuda.PROVIDER, cuda.provider_options(device.id)))
     source = str(graph) if isinstance(graph, Path) else graph
     with _BUILD_LOCK:
-        if device.type == "cuda":
-            _check_cuda_loads()
         try:
             with _quiet_engine(device):
                 session = onnxruntime.InferenceSession(
@@ -265,7 +263,8 @@ def _quiet_engine(device: Device) -> Iterator[None]:
 
 
 def _check_cuda_loads() -> None:
-    problem = cuda.find_load_problem(onnxruntime.preload_dlls)
+    with _BUILD_LOCK:
+        problem = cuda.find_load_problem(onnxruntime.preload_dlls)
     if problem is not None:
         raise ProviderError(f"CUDA can't be loaded: {problem}", hint=cuda.remedy(problem))
 
@@ -273,6 +272,7 @@ def _check_cuda_loads() -> None:
 def check_cuda() -> None:
     """Raise ProviderError, with the reason and the remedy, unless graphs can run on CUDA."""
     check_cuda_available(available_providers())
+    _check_cuda_loads()
     Engine(DEVICES["cuda"])
 
 

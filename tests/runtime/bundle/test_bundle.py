@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ortgpt.bundle import bundle as bundle_module
+from ortgpt.bundle import files as files_module
 from ortgpt.bundle.bundle import open_bundle
 from ortgpt.errors import BundleError, BundleIntegrityError, OptionError
 from ortgpt.manifest import (
@@ -209,9 +209,9 @@ def test_file_name_that_leaves_the_bundle_is_refused_before_any_file_is_opened(
     """FAULTS 4"""
     tiny.write_manifest(files=tiny.manifest["files"] | {name: {"size": 1, "sha256": "0" * 64}})
     opened: list[str] = []
-    really_open = bundle_module.open_regular
+    really_open = files_module.open_regular
     monkeypatch.setattr(
-        bundle_module, "open_regular", lambda path, root: opened.append(path.name) or really_open(path, root)
+        files_module, "open_regular", lambda path, root: opened.append(path.name) or really_open(path, root)
     )
     assert "files: " in str(refusal(tiny.directory))
     assert opened == [MANIFEST_NAME]
